@@ -1,0 +1,87 @@
+"""Every error that bigearth_tf raises on purpose.
+
+    BigEarthError                    root; the command line turns it into exit code 1
+    |-- ArchiveError (ValueError)    a folder or file is not what the published archives hold
+    |   |-- ArchiveNotFoundError (FileNotFoundError)   no archive, split list or metadata where one was expected
+    |   |-- MissingBandError (FileNotFoundError)       a patch folder lacks a band file
+    |   |-- GeoTiffError             a band file is truncated or of another kind
+    |   |-- LabelError               a label is outside the nomenclature
+    |   `-- PairError                the S1 and S2 patch do not show the same place
+    |-- RecordsError (ValueError)    shards, manifest or schema are damaged or foreign
+    |-- ContractError (ValueError)   two DataContracts meet and differ; names both sides
+    |-- UnknownNameError (ValueError)  a model, band, class or option that does not exist; lists the nearest
+    |-- ConfigError (ValueError)     a value that cannot be
+    `-- OutputExistsError (FileExistsError)  would overwrite; needs overwrite=True / --overwrite
+
+A message says the rule, what was received, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class BigEarthError(Exception):
+    """Root of all errors raised on purpose by this package."""
+
+
+class ArchiveError(BigEarthError, ValueError):
+    """A folder or file is not what the published archives hold."""
+
+
+class ArchiveNotFoundError(ArchiveError, FileNotFoundError):
+    """No archive, split list or metadata file where one was expected."""
+
+
+class MissingBandError(ArchiveError, FileNotFoundError):
+    """A patch folder lacks a band file."""
+
+
+class GeoTiffError(ArchiveError):
+    """A band file is truncated, or not a GeoTIFF of the expected kind."""
+
+
+class LabelError(ArchiveError):
+    """A label is outside the nomenclature."""
+
+
+class PairError(ArchiveError):
+    """The Sentinel-1 and Sentinel-2 patch do not show the same place."""
+
+
+class RecordsError(BigEarthError, ValueError):
+    """Shards, manifest or schema are damaged, incomplete or foreign."""
+
+
+class ContractError(BigEarthError, ValueError):
+    """Two data contracts meet and differ."""
+
+
+class UnknownNameError(BigEarthError, ValueError):
+    """A name that does not exist; the message lists the nearest that do."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[object]):
+        self.kind, self.name = kind, name
+        known = [str(k) for k in known]
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+        super().__init__(f"unknown {kind} {str(name)!r}; {hint}")
+
+    def __reduce__(self):  # so that it crosses a process boundary with its message
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+class ConfigError(BigEarthError, ValueError):
+    """A value that cannot be."""
+
+
+class OutputExistsError(BigEarthError, FileExistsError):
+    """The output exists and overwriting was not asked for."""
+
+
+def _rebuild(cls, args, state):
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
