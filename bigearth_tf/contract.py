@@ -102,7 +102,8 @@ class DataContract:
         lacking = [b for b in self.bands if b not in offered.bands]
         if lacking:
             wrong.append(
-                f"bands: {here} needs {' '.join(self.bands)}; {there} has {' '.join(offered.bands)} (lacks {' '.join(lacking)})"
+                f"bands: {here} needs {' '.join(self.bands)}; {there} has {' '.join(offered.bands)} "
+                f"(lacks {' '.join(lacking)})"
             )
         for sensor, unit in self.units.items():
             if sensor in offered.units and offered.units[sensor] != unit:

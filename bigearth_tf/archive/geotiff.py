@@ -90,7 +90,7 @@ def _plain_header(head: bytes, file_size: int) -> GeoTiffHeader:
             and all(
                 a + n == b
                 for a, n, b in zip(
-                    tags[_STRIP_OFFSETS], tags[_STRIP_BYTES], tags[_STRIP_OFFSETS][1:] + (file_size,), strict=True
+                    tags[_STRIP_OFFSETS], tags[_STRIP_BYTES], (*tags[_STRIP_OFFSETS][1:], file_size), strict=True
                 )
             )
         )
@@ -222,9 +222,7 @@ def encode_band(pixels: np.ndarray, band: Band, *, epsg: int, ulx: float, uly: f
     row = band.size * pixels.dtype.itemsize
     rows_per_strip = min(band.size, _STRIP_TARGET // row)
     strips = [raw[i : i + rows_per_strip * row] for i in range(0, len(raw), rows_per_strip * row)]
-    return _encode(
-        strips, band, rows_per_strip, epsg, ulx, uly, nodata=nodata, short_counts=nodata and len(strips) > 1
-    )
+    return _encode(strips, band, rows_per_strip, epsg, ulx, uly, nodata=nodata, short_counts=nodata and len(strips) > 1)
 
 
 def encode_reference_map(codes: np.ndarray, *, epsg: int, ulx: float, uly: float) -> bytes:

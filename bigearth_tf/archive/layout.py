@@ -159,8 +159,8 @@ def find_folders(roots: Iterable[Path | str]) -> Folders:
     listing = ", ".join(map(str, roots))
     if not versions:
         raise ArchiveNotFoundError(
-            f"no BigEarthNet patches in {listing}; a root is a published folder (BigEarthNet-v1.0, BigEarthNet-S1-v1.0, "
-            "BigEarthNet-S2, BigEarthNet-S1, Reference_Maps) or a folder that holds some"
+            f"no BigEarthNet patches in {listing}; a root is a published folder (BigEarthNet-v1.0, "
+            "BigEarthNet-S1-v1.0, BigEarthNet-S2, BigEarthNet-S1, Reference_Maps) or a folder that holds some"
         )
     if len(versions) > 1:
         raise ArchiveError(
@@ -169,7 +169,9 @@ def find_folders(roots: Iterable[Path | str]) -> Folders:
     (version,) = versions
     kinds = {kind: path for (_, kind), path in found.items()}
     if not kinds.keys() & {"s2", "s1"}:
-        raise ArchiveNotFoundError(f"{listing} holds reference maps but no image patches; name BigEarthNet-S2 or -S1 too")
+        raise ArchiveNotFoundError(
+            f"{listing} holds reference maps but no image patches; name BigEarthNet-S2 or -S1 too"
+        )
     metadata = {name: files[name] for name in METADATA_FILES[version] if name in files}
     return Folders(version, kinds.get("s2"), kinds.get("s1"), kinds.get("reference_maps"), metadata)
 

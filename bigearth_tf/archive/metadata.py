@@ -173,7 +173,9 @@ def read_v2_table(paths: Sequence[Path], column: str | None = None, names: Itera
         try:
             table = pq.read_table(path, columns=columns)
         except (pa.ArrowException, KeyError, OSError) as error:
-            raise ArchiveError(f"{path} is no v2 metadata table with the columns {', '.join(columns)}: {error}") from None
+            raise ArchiveError(
+                f"{path} is no v2 metadata table with the columns {', '.join(columns)}: {error}"
+            ) from None
         if column:
             table = table.filter(pc.is_in(table[column], pa.array(list(names), pa.string())))
         rows += table.to_pylist()
@@ -279,7 +281,9 @@ def _v1_lists(index: ArchiveIndex, unsplit: bool) -> tuple[dict[str, str], dict[
     for split, file in _V1_SPLIT_FILES.items():
         for row in read_csv_list(files[file]) if file in files else ():
             if splits.setdefault(row[0], split) != split:
-                raise ArchiveError(f"{row[0]} is in the {splits[row[0]]} list and in {files[file]}; splits must be disjoint")
+                raise ArchiveError(
+                    f"{row[0]} is in the {splits[row[0]]} list and in {files[file]}; splits must be disjoint"
+                )
             if len(row) > 1:
                 partner[row[1]] = row[0]
     excluded = {

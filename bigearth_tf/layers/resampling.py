@@ -37,7 +37,9 @@ class BandResampling(keras.layers.Layer):
         """Check that the factor is whole."""
         rows, columns = input_shape[1:3]
         if rows != columns or self.size % rows:
-            raise ConfigError(f"{self.name} brings square grids to a multiple of their size, {self.size}; got {input_shape}")
+            raise ConfigError(
+                f"{self.name} brings square grids to a multiple of their size, {self.size}; got {input_shape}"
+            )
         self.built = True
 
     def call(self, inputs):

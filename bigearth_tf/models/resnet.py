@@ -1,5 +1,7 @@
-"""ResNet (He et al., CVPR 2016) in the v1.5 layout: the stride of a stage sits on the 3x3 convolution of its first
-block, as in torchvision and timm. Layer names follow theirs (`layer1_0_conv1`), paddings are symmetric.
+"""ResNet (He et al., CVPR 2016) in the v1.5 layout.
+
+The stride of a stage sits on the 3x3 convolution of its first block, as in torchvision and timm. Layer names follow
+theirs (`layer1_0_conv1`), paddings are symmetric.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from __future__ import annotations
 from keras import layers
 
 CONVOLUTIONS = ((32, 5), (32, 5), (64, 3))
+MOMENTUM = 0.9  # of the moving statistics; Keras' 0.99 needs hundreds of steps before inference works
 
 
 def backbone(x, *, prefix: str = "", dense_units: int = 128, dropout: float = 0.5, conv_dropout: float = 0.25):
@@ -24,13 +25,13 @@ def backbone(x, *, prefix: str = "", dense_units: int = 128, dropout: float = 0.
     """
     for i, (filters, kernel) in enumerate(CONVOLUTIONS, start=1):
         x = layers.Conv2D(filters, kernel, padding="same", name=f"{prefix}conv{i}")(x)
-        x = layers.BatchNormalization(name=f"{prefix}bn{i}")(x)
+        x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{prefix}bn{i}")(x)
         x = layers.ReLU(name=f"{prefix}relu{i}")(x)
         if i < len(CONVOLUTIONS):
             x = layers.MaxPooling2D(2, name=f"{prefix}pool{i}")(x)
         x = layers.Dropout(conv_dropout, name=f"{prefix}conv_dropout{i}")(x)
     x = layers.Flatten(name=f"{prefix}flatten")(x)
     x = layers.Dense(dense_units, name=f"{prefix}dense")(x)
-    x = layers.BatchNormalization(name=f"{prefix}dense_bn")(x)
+    x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{prefix}dense_bn")(x)
     x = layers.ReLU(name=f"{prefix}dense_relu")(x)
     return layers.Dropout(dropout, name=f"{prefix}dropout")(x)

@@ -37,7 +37,7 @@ class Manifest:
         contract: of the raw data; knows all label sets of the records.
         shards: in reading order.
         class_counts: split -> number of classes (as text) -> patches per class, in class order.
-        selection: how the patches were chosen: sensors, seed, unsplit, keep_excluded.
+        selection: how the patches were chosen: sensors, seed, unsplit, keep_excluded, limit.
         left_out: reason -> number of patches of the archive that were not asked for.
         skipped: patch name -> error, for patches that could not be read and were skipped on request.
         schema_version: of the records.
@@ -133,7 +133,9 @@ def check_class_names(contract: DataContract, where: str) -> None:
     for names in contract.class_names:
         known = NOMENCLATURES.get(len(names))
         if known is None:
-            raise ContractError(f"{where}: label sets have {' or '.join(map(str, NOMENCLATURES))} classes, got {len(names)}")
+            raise ContractError(
+                f"{where}: label sets have {' or '.join(map(str, NOMENCLATURES))} classes, got {len(names)}"
+            )
         for i, (name, expected) in enumerate(zip(names, known.names, strict=True)):
             if name != expected:
                 raise ContractError(

@@ -27,6 +27,30 @@ class Shard:
     entries: tuple[PatchEntry, ...]
 
 
+def select_entries(
+    entries: Iterable[PatchEntry], *, keep_excluded: bool = False, limit: int | None = None, seed: int = 0
+) -> list[PatchEntry]:
+    """Choose the patches to write, in the order given.
+
+    Args:
+        entries: of the archive.
+        keep_excluded: take patches that are not recommended too.
+        limit: take a sample of this size, spread over the splits as the patches are.
+        seed: of the sample.
+
+    Raises:
+        ConfigError: limit < 1.
+    """
+    chosen = [e for e in entries if keep_excluded or not e.excluded]
+    if limit is None:
+        return chosen
+    if limit < 1:
+        raise ConfigError(f"a limit must be at least 1, got {limit}")
+    sample = sorted(chosen, key=lambda e: (_ticket(seed, e.name), e.name))[:limit]
+    kept = {e.name for e in sample}
+    return [e for e in chosen if e.name in kept]
+
+
 def shard_of(entry: PatchEntry) -> str:
     """Return the split whose shards an entry goes to; what is not recommended goes to `excluded`."""
     return "excluded" if entry.excluded else entry.split

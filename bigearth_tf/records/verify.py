@@ -14,10 +14,21 @@ from bigearth_tf.archive.patch import PatchPair, read_patch
 from bigearth_tf.errors import ArchiveError, BigEarthError, RecordsError
 from bigearth_tf.nomenclature import labels_43_to_19, nomenclature
 from bigearth_tf.records.manifest import Manifest, ShardInfo
-from bigearth_tf.records.plan import shard_of
+from bigearth_tf.records.plan import select_entries, shard_of
 from bigearth_tf.records.schema import decode_record
 
-_TEXT_FIELDS = ("s2_name", "s1_name", "s2_time", "s1_time", "split", "country", "epsg", "bounds", "snow", "cloud_or_shadow")
+_TEXT_FIELDS = (
+    "s2_name",
+    "s1_name",
+    "s2_time",
+    "s1_time",
+    "split",
+    "country",
+    "epsg",
+    "bounds",
+    "snow",
+    "cloud_or_shadow",
+)
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,13 @@ def verify_records(
     if against is not None:
         selection = manifest.selection
         index = index_archive(against, sensors=_sensors(manifest), unsplit=selection["unsplit"])
-        keep = selection["keep_excluded"]
-        entries = {e.name: e for e in index.entries if (keep or not e.excluded) and e.name not in manifest.skipped}
+        chosen = select_entries(
+            index.entries,
+            keep_excluded=selection["keep_excluded"],
+            limit=selection["limit"],
+            seed=selection["seed"],
+        )
+        entries = {e.name: e for e in chosen if e.name not in manifest.skipped}
         if index.version != manifest.contract.archive_version:
             report.add(
                 "contract", str(folder),
@@ -171,9 +187,15 @@ def _check_record(
         report.add("split", where, f"{pair.name} says split {pair.split!r}, its shard is of {shard.split!r}")
     bands = tuple(pair.bands)
     if set(bands) != set(manifest.contract.bands):
-        report.add("bands", where, f"{pair.name} holds {' '.join(bands)}, the contract says {' '.join(manifest.contract.bands)}")
+        report.add(
+            "bands",
+            where,
+            f"{pair.name} holds {' '.join(bands)}, the contract says {' '.join(manifest.contract.bands)}",
+        )
     if 43 in pair.labels and 19 in pair.labels and labels_43_to_19(pair.labels[43]) != pair.labels[19]:
-        report.add("labels", where, f"{pair.name}: 43 classes {pair.labels[43]} do not map to 19 classes {pair.labels[19]}")
+        report.add(
+            "labels", where, f"{pair.name}: 43 classes {pair.labels[43]} do not map to 19 classes {pair.labels[19]}"
+        )
     for name, pixels in pair.bands.items():
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             report.add("pixels", where, f"{pair.name}: {name} holds values that are not finite")
@@ -202,7 +224,11 @@ def _compare(
             report.add("labels", where, f"{pair.name}: {classes} classes: record {ours}, archive {theirs}")
     for name in _TEXT_FIELDS:
         if getattr(pair, name) != getattr(truth, name):
-            report.add("metadata", where, f"{pair.name}: {name}: record {getattr(pair, name)!r}, archive {getattr(truth, name)!r}")
+            report.add(
+                "metadata",
+                where,
+                f"{pair.name}: {name}: record {getattr(pair, name)!r}, archive {getattr(truth, name)!r}",
+            )
     if shard_of(entry) != shard.split:
         report.add("split", where, f"{pair.name} belongs to {shard_of(entry)!r}, its shard is of {shard.split!r}")
 
@@ -217,4 +243,6 @@ def _check_totals(folder: Path, manifest: Manifest, counts: dict, report: Report
             for classes, expected in sets.items():
                 got = counts.get(split, {}).get(classes, np.zeros(len(expected), int))
                 if list(got) != list(expected):
-                    report.add("class counts", split, f"{classes} classes: manifest {expected}, records {list(map(int, got))}")
+                    report.add(
+                        "class counts", split, f"{classes} classes: manifest {expected}, records {list(map(int, got))}"
+                    )

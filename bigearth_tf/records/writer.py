@@ -21,8 +21,9 @@ from bigearth_tf.archive.patch import read_patch
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ArchiveError, ConfigError, OutputExistsError, RecordsError, UnknownNameError
 from bigearth_tf.nomenclature import NOMENCLATURES, nomenclature
+from bigearth_tf.quiet import import_tensorflow
 from bigearth_tf.records.manifest import MANIFEST, Manifest, ShardInfo
-from bigearth_tf.records.plan import Shard, plan_shards
+from bigearth_tf.records.plan import Shard, plan_shards, select_entries
 from bigearth_tf.records.schema import SCHEMA_VERSION, encode_record, stored_bands
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,7 @@ def write_records(
     seed: int = 0,
     unsplit: bool = False,
     keep_excluded: bool = False,
+    limit: int | None = None,
     on_bad_patch: str = "raise",
     overwrite: bool = False,
     progress: Progress | None = None,
@@ -66,6 +68,7 @@ def write_records(
         seed: of the shuffle of patches over shards.
         unsplit: put every patch into the split `all`; for a v1 archive without split lists.
         keep_excluded: also write patches with snow, cloud, no 19-class label or no split, as split `excluded`.
+        limit: write a random sample of this many patches.
         on_bad_patch: `raise`, or `skip` and name it in the manifest.
         overwrite: replace `out` when the new records are complete.
         progress: called with (patches done, patches in all).
@@ -73,7 +76,7 @@ def write_records(
     Raises:
         OutputExistsError: `out` exists and `overwrite` is False, or it is no records folder.
         ArchiveError: of any kind, for roots or patches; finished shards are kept.
-        ConfigError: workers or shards < 1.
+        ConfigError: workers, shards or limit < 1.
     """
     out = Path(out)
     if workers < 1:
@@ -82,11 +85,9 @@ def write_records(
         raise UnknownNameError("way to treat bad patches", on_bad_patch, ("raise", "skip"))
     _check_output(out, overwrite)
     index = index_archive(roots, sensors=sensors, unsplit=unsplit)
-    chosen = [e for e in index.entries if keep_excluded or not e.excluded]
+    chosen = select_entries(index.entries, keep_excluded=keep_excluded, limit=limit, seed=seed)
     if not chosen:
-        raise RecordsError(
-            f"no patch is left to write: {index.counts()}; --keep-excluded writes the excluded ones too"
-        )
+        raise RecordsError(f"no patch is left to write: {index.counts()}; --keep-excluded writes the excluded ones too")
     left_out = Counter(e.excluded for e in index.entries if e.excluded and not keep_excluded)
     plan = plan_shards(chosen, shards=shards, seed=seed)
     partial = out.parent / f".{out.name}.partial"
@@ -101,6 +102,7 @@ def write_records(
             "seed": seed,
             "unsplit": unsplit,
             "keep_excluded": keep_excluded,
+            "limit": limit,
         },
         left_out=dict(sorted(left_out.items())),
         skipped={name: error for d in done for name, error in d.skipped.items()},
@@ -209,6 +211,7 @@ def write_shard(
     shard: Shard, folder: Path, version: str, on_bad_patch: str, advance: Callable[[int], None] | None = None
 ) -> _Done:
     """Write one shard to a temporary name, flush it to disk and rename it. Runs in a worker process."""
+    import_tensorflow()  # in a worker process nothing has imported it yet
     import tensorflow as tf
 
     path = folder / shard.file
