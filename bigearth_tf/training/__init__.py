@@ -1,0 +1,1 @@
+"""Training runs, scores over whole splits, and what they leave behind."""
