@@ -1,0 +1,1 @@
+"""SavedModel bundles: what TensorFlow Serving loads, and how to ask one here."""
