@@ -1,0 +1,71 @@
+"""bigearth_tf: a TensorFlow/Keras model zoo for the BigEarthNet archives, from the raw archive to a served prediction.
+
+Names are loaded when they are first used, so that importing the package is cheap and `bigearth_tf.archive` never loads
+TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "BAND_SETS": "bands",
+    "BandSet": "bands",
+    "CLASSES_19": "nomenclature",
+    "CLASSES_43": "nomenclature",
+    "Nomenclature": "nomenclature",
+    "DataContract": "contract",
+    "BigEarthError": "errors",
+    "index_archive": "archive.metadata",
+    "read_patch": "archive.patch",
+    "write_archive": "archive.synthetic",
+    "Manifest": "records.manifest",
+    "write_records": "records.writer",
+    "verify_records": "records.verify",
+    "load_dataset": "pipelines.dataset",
+    "PatchClassifier": "models.classifier",
+    "create_model": "models.registry",
+    "list_models": "models.registry",
+    "load_model": "models.registry",
+    "TrainConfig": "training.config",
+    "fit": "training.fit",
+    "evaluate": "training.evaluate",
+    "multilabel_scores": "training.metrics",
+    "export_bundle": "serving.bundle",
+    "Bundle": "serving.bundle",
+}
+
+__all__ = ["__version__", *sorted(_PUBLIC)]
+
+if TYPE_CHECKING:
+    from bigearth_tf.archive.metadata import index_archive
+    from bigearth_tf.archive.patch import read_patch
+    from bigearth_tf.archive.synthetic import write_archive
+    from bigearth_tf.bands import BAND_SETS, BandSet
+    from bigearth_tf.contract import DataContract
+    from bigearth_tf.errors import BigEarthError
+    from bigearth_tf.models.classifier import PatchClassifier
+    from bigearth_tf.models.registry import create_model, list_models, load_model
+    from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, Nomenclature
+    from bigearth_tf.pipelines.dataset import load_dataset
+    from bigearth_tf.records.manifest import Manifest
+    from bigearth_tf.records.verify import verify_records
+    from bigearth_tf.records.writer import write_records
+    from bigearth_tf.serving.bundle import Bundle, export_bundle
+    from bigearth_tf.training.config import TrainConfig
+    from bigearth_tf.training.evaluate import evaluate
+    from bigearth_tf.training.fit import fit
+    from bigearth_tf.training.metrics import multilabel_scores
+
+
+def __getattr__(name: str):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'bigearth_tf' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"bigearth_tf.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

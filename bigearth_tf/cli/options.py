@@ -1,0 +1,134 @@
+"""Options and output that several commands share."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+
+PLAIN_WIDTH = 140  # columns of a table that goes to a file or pipe
+PathType = click.Path(path_type=Path)
+roots_argument = click.argument("roots", nargs=-1, required=True, type=PathType, metavar="ROOT...")
+records_option = click.option("--records", required=True, type=PathType, help="Records folder, from `records write`.")
+overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+seed_option = click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
+threshold_option = click.option(
+    "--threshold",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="A label is predicted where its probability is at least this.",
+)
+ROOT_HELP = (
+    "A ROOT is a published folder (BigEarthNet-v1.0, BigEarthNet-S1-v1.0, BigEarthNet-S2, BigEarthNet-S1, "
+    "Reference_Maps), a metadata or split file, or a folder that holds some of them."
+)
+
+
+def console(stderr: bool = False):
+    """Return a rich console; what is no terminal gets plain lines."""
+    from rich.console import Console
+
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, width=None if terminal else PLAIN_WIDTH)
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow, saying so on a terminal: it takes seconds."""
+    from bigearth_tf.quiet import import_tensorflow
+
+    if sys.stderr.isatty():
+        with console(stderr=True).status("starting TensorFlow"):
+            import_tensorflow()
+    else:
+        import_tensorflow()
+
+
+def print_json(data: Any) -> None:
+    """Print JSON to standard output."""
+    click.echo(json.dumps(data, indent=1))
+
+
+@contextmanager
+def progress_bar(title: str, unit: str = "patches") -> Iterator[Callable[..., None]]:
+    """Show progress on standard error: a bar on a terminal, a plain line now and then elsewhere.
+
+    Yields:
+        `report(done, total, note="")`.
+    """
+    if sys.stderr.isatty():
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
+        with Progress(*columns, console=console(stderr=True)) as bars:
+            task = bars.add_task(title, total=None, note="", rate="")
+            start = time.monotonic()
+
+            def report(done: int, total: int, note: str = "") -> None:
+                rate = done / max(time.monotonic() - start, 1e-9)
+                bars.update(task, completed=done, total=total, note=note, rate=f"{rate:,.0f} {unit}/s")
+
+            yield report
+    else:
+        start = last = time.monotonic()
+        finished = False
+
+        def report(done: int, total: int, note: str = "") -> None:
+            nonlocal last, finished
+            now = time.monotonic()
+            if (done >= total and not finished) or now - last >= 10:
+                last, finished = now, done >= total
+                rate = done / max(now - start, 1e-9)
+                click.echo(f"{title}: {done}/{total} {unit}, {rate:,.0f}/s {note}".rstrip(), err=True)
+
+        yield report
+
+
+def score_table(scores: dict[str, float | None], title: str):
+    """Return a rich table of scores: one row per metric, one column per average."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    averages = ("micro", "macro", "samples")
+    for column in ("score", *averages):
+        table.add_column(column, justify="left" if column == "score" else "right")
+    for metric in ("precision", "recall", "f1", "f2", "average_precision", "prevalence"):
+        values = [scores.get(f"{metric}_{average}", "") for average in averages]
+        table.add_row(metric.replace("_", " "), *(format_score(v) for v in values))
+    table.add_row("hamming loss", format_score(scores["hamming_loss"]), "", "")
+    return table
+
+
+def class_table(per_class: dict[str, dict], title: str):
+    """Return a rich table of per-class scores."""
+    from rich.table import Table
+
+    metrics = ("support", "precision", "recall", "f1", "f2", "average_precision")
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for metric in metrics:
+        table.add_column(metric.replace("_", " "), justify="right")
+    for name, row in per_class.items():
+        table.add_row(name, *(format_score(row[metric]) for metric in metrics))
+    return table
+
+
+def format_score(value) -> str:
+    """Return a score as text: three decimals, `-` where undefined."""
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,55 @@
+"""`bigearth-tf predict`: labels of GeoTIFF patches from a bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from bigearth_tf.cli import options
+
+
+@click.command()
+@click.argument("bundle", type=options.PathType)
+@click.argument("patches", nargs=-1, required=True, type=options.PathType, metavar="PATCH_DIR...")
+@options.threshold_option
+@options.json_option
+def predict(bundle: Path, patches: tuple[Path, ...], threshold: float, as_json: bool) -> None:
+    """Predict the labels of patches with BUNDLE, a folder that `bigearth-tf export` wrote.
+
+    A PATCH_DIR is a patch folder with GeoTIFF files, or an archive root for all its patches. A model of both sensors
+    takes the S2 and the S1 folder in any order; a partner that is not named is looked for in the archive around the
+    folder.
+    """
+    options.start_tensorflow()
+    from bigearth_tf.archive.pairing import resolve_patches
+    from bigearth_tf.serving.bundle import Bundle, find_bundle
+
+    find_bundle(bundle)  # a wrong path fails before anything is searched or loaded
+    loaded = Bundle(bundle)
+    names = loaded.contract.nomenclature.names
+    found = resolve_patches(patches, loaded.contract.band_set.sensors)
+    results = []
+    with options.progress_bar("predict") as report:
+        for i, patch in enumerate(found, start=1):
+            probabilities = loaded.predict_folders(patch.folders)
+            results.append(
+                {
+                    "patch": patch.name,
+                    "folders": [str(f) for f in patch.folders],
+                    "labels": [n for n, p in zip(names, probabilities, strict=True) if p >= threshold],
+                    "probabilities": {n: float(p) for n, p in zip(names, probabilities, strict=True)},
+                }
+            )
+            report(i, len(found))
+    if as_json:
+        options.print_json(results)
+        return
+    for result in results:
+        click.echo(result["patch"])
+        ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
+        chosen = [(n, p) for n, p in ranked if p >= threshold]
+        for name, probability in chosen:
+            click.echo(f"  {probability:6.1%}  {name}")
+        if not chosen:
+            click.echo(f"  no label reaches {threshold:g}; nearest: {ranked[0][0]} ({ranked[0][1]:.1%})")
