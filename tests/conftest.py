@@ -1,0 +1,32 @@
+"""Settings that must hold before TensorFlow is imported, and the fixtures that every test may use."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+for _name, _value in {
+    "TF_CPP_MIN_LOG_LEVEL": "3",  # only fatal messages of TensorFlow's C++ part
+    "CUDA_VISIBLE_DEVICES": "-1",  # the same arithmetic on every machine
+    "TF_NUM_INTRAOP_THREADS": "2",
+    "TF_NUM_INTEROP_THREADS": "2",
+    "MPLBACKEND": "Agg",  # figures without a display
+}.items():
+    os.environ.setdefault(_name, _value)
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def project_root() -> Path:
+    """Return the folder that holds setup.cfg, whatever the working directory is."""
+    return PROJECT_ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Return the folder of real patches (BIGEARTH_SHARED), or skip the test when there is none."""
+    folder = Path(os.environ.get("BIGEARTH_SHARED") or PROJECT_ROOT.parent / "shared").resolve()
+    if not folder.is_dir():
+        pytest.skip(f"needs real patches: {folder} not found, set BIGEARTH_SHARED")
+    return folder
