@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from bigearth_tf.errors import ConfigError, UnknownNameError
 
@@ -38,7 +39,7 @@ class Band:
         """Name of the grid the band belongs to, such as `s2_20m`."""
         return f"{self.sensor}_{self.gsd}m"
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the pixels of one patch."""
         return self.size * self.size * (4 if self.dtype == "float32" else 2)
@@ -109,7 +110,7 @@ class Grid:
         """Bytes of one patch."""
         return sum(band.nbytes for band in self.bands)
 
-    @property
+    @cached_property
     def band_names(self) -> tuple[str, ...]:
         return tuple(band.name for band in self.bands)
 

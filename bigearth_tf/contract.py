@@ -167,9 +167,9 @@ class DataContract:
         for key in data:
             if key not in known:
                 raise UnknownNameError("contract key", key, known)
-        if data.get("statistics") is not None:
-            data["statistics"] = BandStatistics(**data["statistics"])
         try:
+            if data.get("statistics") is not None:
+                data["statistics"] = BandStatistics(**data["statistics"])
             contract = cls(**data)
         except TypeError as error:
             raise ConfigError(f"not a data contract: {error}") from None

@@ -120,9 +120,18 @@ class Nomenclature:
         Raises:
             LabelError: a label is outside the nomenclature.
         """
-        vector = np.zeros(len(self), np.uint8)
-        vector[[self.index(name) for name in labels]] = 1
-        return vector
+        vector = [0] * len(self)
+        for name in labels:
+            vector[self.index(name)] = 1
+        return np.array(vector, np.uint8)
+
+    def in_order(self, labels: Iterable[str]) -> tuple[str, ...]:
+        """Return label names once each, in CLC order.
+
+        Raises:
+            LabelError: a label is outside the nomenclature.
+        """
+        return tuple(sorted(set(labels), key=self.index))
 
     def decode(self, multi_hot: Sequence[float] | np.ndarray) -> tuple[str, ...]:
         """Return the names of the non-zero places of a multi-hot vector of shape (classes,).
@@ -159,7 +168,7 @@ def nomenclature(classes: int | str | Nomenclature) -> Nomenclature:
         return classes
     try:
         return NOMENCLATURES[int(classes)]
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError):
         raise UnknownNameError("nomenclature", classes, NOMENCLATURES) from None
 
 

@@ -5,6 +5,7 @@ Means and standard deviations are per band over all pixels, S2 in DN, S1 in dB.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from bigearth_tf.bands import BandSet, get_band
@@ -79,8 +80,10 @@ class BandStatistics:
                 f"statistics need one mean and one std per band, got {len(self.bands)} bands, {len(self.mean)} means, "
                 f"{len(self.std)} stds"
             )
-        if any(not s > 0 for s in self.std):
-            raise ConfigError(f"standard deviations must be > 0, got {self.std}")
+        if len(set(self.bands)) != len(self.bands):
+            raise ConfigError(f"statistics name each band once, got {', '.join(self.bands)}")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or any(not s > 0 for s in self.std):
+            raise ConfigError(f"means must be finite and stds finite and > 0, got {self.mean} and {self.std}")
 
     def of(self, bands: BandSet) -> BandStatistics:
         """Return the statistics of a band set, in its order.

@@ -35,6 +35,7 @@ METADATA_FILES = {
 }
 # The v2 tables also know the partner and country of 549,488 of the 590,326 v1 patches.
 METADATA_FILES["v1"] += METADATA_FILES["v2"]
+_ALIASES = {"validation.csv": "val.csv"}
 LABELS_SUFFIX = "_labels_metadata.json"
 MAP_SUFFIX = "_reference_map.tif"
 _PEEK = 64
@@ -64,10 +65,15 @@ def v2_split(name: str) -> str:
     return "validation" if 13 <= h <= 77 and 13 <= v <= 77 else "train"
 
 
-def band_path(folder: Path | str, band: Band, ext: str = ".tif") -> str:
-    """Return the path of a band file: `<patch>/<patch>_<BAND>.tif`."""
+def band_stem(folder: Path | str) -> str:
+    """Return the path of a patch's band files up to the band name: `<patch>/<patch>_`."""
     folder = os.fspath(folder)
-    return f"{folder}{os.sep}{os.path.basename(folder)}_{band.name}{ext}"
+    return f"{folder}{os.sep}{os.path.basename(folder)}_"
+
+
+def band_path(folder: Path | str, band: Band) -> str:
+    """Return the path of a band file: `<patch>/<patch>_<BAND>.tif`."""
+    return f"{band_stem(folder)}{band.name}.tif"
 
 
 def labels_path(folder: Path | str) -> str:
@@ -154,6 +160,8 @@ def find_folders(roots: Iterable[Path | str]) -> Folders:
     for root in roots:
         if not root.exists():
             raise ArchiveNotFoundError(f"archive root {root} does not exist")
+        if root.is_file() and not any(_ALIASES.get(root.name, root.name) in n for n in METADATA_FILES.values()):
+            raise ArchiveError(f"{root} is no metadata or split file; known are {', '.join(METADATA_FILES['v1'])}")
         _search(root, _DEPTH, found, files)
     versions = sorted({version for version, _ in found})
     listing = ", ".join(map(str, roots))
@@ -174,9 +182,6 @@ def find_folders(roots: Iterable[Path | str]) -> Folders:
         )
     metadata = {name: files[name] for name in METADATA_FILES[version] if name in files}
     return Folders(version, kinds.get("s2"), kinds.get("s1"), kinds.get("reference_maps"), metadata)
-
-
-_ALIASES = {"validation.csv": "val.csv"}
 
 
 def _search(path: Path, depth: int, found: dict, files: dict) -> None:

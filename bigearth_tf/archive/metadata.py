@@ -26,14 +26,15 @@ _V1_EXCLUSION_FILES = {
 # md5 of the lists as published. Sources: v1 one-column CSVs of kai-tub/bigearthnet_common @ 2010779 and of the
 # official S2 model repositories; v2 Zenodo record 10891137.
 OFFICIAL_MD5 = {
-    "train.csv": "414fe489db59cbf66fa44a659f4409ef",
-    "val.csv": "7ec8f17a5f9c2b003a9fc6f74a9fbe17",
-    "test.csv": "b3ab2c2434d88cf03ab77ed17f1d08e0",
-    "patches_with_seasonal_snow.csv": "7219803bde2ab2925ded75c5109450f5",
-    "patches_with_cloud_and_shadow.csv": "7388ec3bee2d519846f01ecb9f95cc4d",
-    "patches_with_no_19_class_targets.csv": "e7ccfd2669cbea5eb96daebc2504a8f7",
-    "metadata.parquet": "55687065e77b6d0b0f1ff604a6e7b49c",
-    "metadata_for_patches_with_snow_cloud_or_shadow.parquet": "fe31856f4986d446c9468b59d6387c91",
+    # one column (S2 name), and two columns (S2 name, S1 name) of the multi-modal model repository
+    "train.csv": ("414fe489db59cbf66fa44a659f4409ef", "623e501b38ab7b12fe44f0083c00986d"),
+    "val.csv": ("7ec8f17a5f9c2b003a9fc6f74a9fbe17", "22efe8ed9cbd71fa10742ff7df2b7978"),
+    "test.csv": ("b3ab2c2434d88cf03ab77ed17f1d08e0", "697fb90677e30571b9ac7699b7e5b432"),
+    "patches_with_seasonal_snow.csv": ("7219803bde2ab2925ded75c5109450f5",),
+    "patches_with_cloud_and_shadow.csv": ("7388ec3bee2d519846f01ecb9f95cc4d",),
+    "patches_with_no_19_class_targets.csv": ("e7ccfd2669cbea5eb96daebc2504a8f7",),
+    "metadata.parquet": ("55687065e77b6d0b0f1ff604a6e7b49c",),
+    "metadata_for_patches_with_snow_cloud_or_shadow.parquet": ("fe31856f4986d446c9468b59d6387c91",),
 }
 
 
@@ -195,6 +196,7 @@ def _index_v2(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: boo
         )
     s2, s1 = dirs.get("s2"), dirs.get("s1")
     rows = read_v2_table(tables, *(("patch_id", s2) if s2 is not None else ("s1_name", s1)))
+    known = {name for row in rows for name in (row["patch_id"], row["s1_name"])}
     left = {"s2": dict(s2 or {}), "s1": dict(s1 or {})}
     for row in rows:
         s2_dir = left["s2"].get(row["patch_id"])
@@ -210,15 +212,15 @@ def _index_v2(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: boo
             PatchEntry(name, s2_dir, s1_dir, split, excluded, tuple(row["labels"]), row["country"])
         )  # fmt: skip
     if s2 is not None and s1 is not None:
-        _unpaired(index, left["s2"], left["s1"])
-    else:
-        for name in sorted(left["s2"] | left["s1"]):
-            index.problems.append(Problem("not in the metadata table", name))
+        known |= {row["s1_name"] for row in read_v2_table(tables, "s1_name", left["s1"])}
+        _unpaired(index, left["s2"].keys() & known, left["s1"].keys() & known)
+    for name in sorted((left["s2"] | left["s1"]).keys() - known):
+        index.problems.append(Problem("not in the metadata tables", name))
     index.split_source = "unsplit" if unsplit else _split_source(index, [path.name for path in tables])
 
 
 def _split_source(index: ArchiveIndex, files: Iterable[str]) -> str:
-    official = all(index.hashes[name] == OFFICIAL_MD5[name] for name in files)
+    official = all(index.hashes[name] in OFFICIAL_MD5[name] for name in files)
     return f"official {index.version}" if official else f"lists beside the archive ({', '.join(files)})"
 
 
@@ -240,6 +242,8 @@ def _index_v1(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: boo
     for name, path in dirs.get("s1", {}).items():
         try:
             s2_of_s1[name] = partner.get(name) or read_labels_json(path)["corresponding_s2_patch"]
+        except KeyError:
+            index.problems.append(Problem("S1 JSON without corresponding_s2_patch", name))
         except ArchiveError as error:
             index.problems.append(Problem("unreadable JSON", str(error)))
     s1_of_s2 = {s2: s1 for s1, s2 in s2_of_s1.items()}

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bigearth_tf.archive import geotiff
-from bigearth_tf.archive.layout import LABELS_SUFFIX, S1_NAME, S2_V1_NAME, S2_V2_NAME, Folders, find_folders
+from bigearth_tf.archive.layout import (
+    LABELS_SUFFIX,
+    S1_NAME,
+    S2_V1_NAME,
+    S2_V2_NAME,
+    Folders,
+    find_folders,
+    grid_cell,
+)
 from bigearth_tf.archive.metadata import read_labels_json, read_v2_table
 from bigearth_tf.archive.patch import band_files
 from bigearth_tf.bands import BANDS
-from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, PairError
+from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, MissingBandError, PairError
 
 _ANCESTORS = 4
 
@@ -40,6 +48,7 @@ def resolve_patches(paths: Sequence[Path | str], sensors: Sequence[str]) -> list
     """
     lone: dict[str, list[Path]] = {"s2": [], "s1": []}
     patches = []
+    s2_of_s1: dict[str, str] = {}
     for path in map(Path, paths):
         if not path.is_dir():
             raise ArchiveNotFoundError(f"{path} is no folder; name patch folders or an archive root")
@@ -47,7 +56,10 @@ def resolve_patches(paths: Sequence[Path | str], sensors: Sequence[str]) -> list
         if not there:
             folders = find_folders([path])
             for sensor in set(sensors) & set(folders.sensors):
-                lone[sensor] += list(folders.patch_dirs(sensor))
+                lone[sensor] += _named(folders, sensor)
+            if len(sensors) == 2:
+                names = [p.name for p in lone["s1"]]
+                s2_of_s1.update((row["s1_name"], row[_s2_column(folders)]) for row in _rows(folders, "s1_name", names))
         elif set(sensors) <= there:
             patches.append(PatchFolders(path.name, (path,)))
         elif there & set(sensors):
@@ -56,20 +68,25 @@ def resolve_patches(paths: Sequence[Path | str], sensors: Sequence[str]) -> list
             raise PairError(f"{path} holds {' '.join(sorted(there))}, the model needs {' and '.join(sensors)}")
     if len(sensors) == 1:
         return patches + [PatchFolders(p.name, (p,)) for p in lone[sensors[0]]]
-    return patches + _pair(lone["s2"], lone["s1"])
+    return patches + _pair(lone["s2"], lone["s1"], s2_of_s1)
 
 
 def _sensors_of(folder: Path) -> set[str]:
     return {BANDS[name].sensor for name in band_files([folder])}
 
 
-def _pair(s2_dirs: list[Path], s1_dirs: list[Path]) -> list[PatchFolders]:
+def _pair(s2_dirs: list[Path], s1_dirs: list[Path], s2_of_s1: Mapping[str, str]) -> list[PatchFolders]:
     unused = dict.fromkeys(s1_dirs)
-    given = {s1: _partner_key(s1) for s1 in s1_dirs}
+    given: dict[object, list[Path]] = {}
+    for s1 in s1_dirs:
+        given.setdefault(s2_of_s1.get(s1.name) or _partner_key(s1), []).append(s1)
     pairs = []
     for s2 in s2_dirs:
-        keys = {s2.name, _footprint(s2)}
-        partners = [s1 for s1, key in given.items() if key in keys] or _search(s2, "s1")
+        partners = given.get(s2.name) or given.get(_footprint(s2), [])
+        if len(partners) != 1:  # none, or several dates of one place: the archive around the folder may know
+            partners = [
+                p for p in _search(s2, "s1") if not partners or p.name in {q.name for q in partners}
+            ] or partners
         pairs.append(PatchFolders(s2.name, (s2, _only(s2, partners))))
         unused.pop(pairs[-1].folders[1], None)
     for s1 in unused:
@@ -83,7 +100,8 @@ def _only(folder: Path, partners: list[Path]) -> Path:
         return partners[0]
     if partners:
         raise PairError(
-            f"{folder} has several possible partners ({', '.join(p.name for p in partners)}); name the one you mean too"
+            f"{folder} has several possible partners ({', '.join(p.name for p in partners)}); name the one you mean, "
+            "or keep metadata.parquet beside the patches: it knows"
         )
     raise PairError(
         f"{folder}: the model needs Sentinel-1 and Sentinel-2, and no partner patch of the same place was given or "
@@ -100,6 +118,8 @@ def _partner_key(s1: Path):
 
 def _footprint(folder: Path) -> tuple:
     files = band_files([folder])
+    if not files:
+        raise MissingBandError(f"{folder} holds no band file; is it a patch folder?")
     name = min(files)
     header = geotiff.read_header(files[name], BANDS[name])
     return header.epsg, header.bounds
@@ -110,7 +130,7 @@ def _search(folder: Path, wanted: str) -> list[Path]:
     for parent in list(folder.resolve().parents)[:_ANCESTORS]:
         try:
             archive = find_folders([parent])
-        except ArchiveError:
+        except (ArchiveError, OSError):  # no archive, or neighbours that nobody may read
             continue
         if getattr(archive, wanted) and len(archive.sensors) == 2:
             return _candidates(folder, archive, wanted)
@@ -118,17 +138,12 @@ def _search(folder: Path, wanted: str) -> list[Path]:
 
 
 def _candidates(folder: Path, archive: Folders, wanted: str) -> list[Path]:
-    tables = [path for name, path in archive.metadata.items() if name.endswith(".parquet")]
-    s2_column = "patch_id" if archive.version == "v2" else "s2v1_name"
-    have, want = ("s1_name", s2_column) if wanted == "s2" else (s2_column, "s1_name")
-    names = {row[want] for row in read_v2_table(tables, have, [folder.name])} if tables else set()
+    have, want = ("s1_name", _s2_column(archive)) if wanted == "s2" else (_s2_column(archive), "s1_name")
+    names = {row[want] for row in _rows(archive, have, [folder.name])}
     if names:
-        return [path for path in archive.patch_dirs(wanted) if path.name in names]
-    pattern = S1_NAME if wanted == "s1" else S2_V1_NAME if archive.version == "v1" else S2_V2_NAME
+        return [path for path in _named(archive, wanted) if path.name in names]
     cell = _cell(folder.name)
-    near = [
-        p for p in archive.patch_dirs(wanted) if (m := pattern.fullmatch(p.name)) and (int(m["h"]), int(m["v"])) == cell
-    ]
+    near = [path for path in _named(archive, wanted) if _cell(path.name) == cell]
     if archive.version == "v1":  # the S1 JSON names its partner
         if wanted == "s1":
             return [p for p in near if _partner_key(p) == folder.name]
@@ -136,6 +151,23 @@ def _candidates(folder: Path, archive: Folders, wanted: str) -> list[Path]:
     return [p for p in near if _footprint(p) == _footprint(folder)]
 
 
+def _s2_column(archive: Folders) -> str:
+    return "patch_id" if archive.version == "v2" else "s2v1_name"
+
+
+def _rows(archive: Folders, column: str, names: list[str]) -> list[dict]:
+    tables = [path for name, path in archive.metadata.items() if name.endswith(".parquet")]
+    return read_v2_table(tables, column, names)
+
+
+def _named(archive: Folders, sensor: str) -> list[Path]:
+    """Patch folders of a sensor; folders of another name (checkpoints, thumbnails) are none."""
+    pattern = S1_NAME if sensor == "s1" else S2_V1_NAME if archive.version == "v1" else S2_V2_NAME
+    return [path for path in archive.patch_dirs(sensor) if pattern.fullmatch(path.name)]
+
+
 def _cell(name: str) -> tuple[int, int] | None:
-    parts = name.rsplit("_", 2)
-    return (int(parts[1]), int(parts[2])) if len(parts) == 3 and parts[1].isdigit() and parts[2].isdigit() else None
+    try:
+        return grid_cell(name)
+    except ArchiveError:
+        return None

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from bigearth_tf.archive import geotiff
-from bigearth_tf.archive.layout import band_path
+from bigearth_tf.archive.layout import band_stem
 from bigearth_tf.archive.metadata import CLOUD, SNOW, PatchEntry, read_labels_json
 from bigearth_tf.bands import BAND_SETS, BANDS, BandSet, Grid
-from bigearth_tf.errors import ArchiveError, LabelError, MissingBandError, PairError
+from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, LabelError, MissingBandError, PairError
 from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, labels_43_to_19
 
 
@@ -50,7 +50,10 @@ class PatchPair:
 
     def grid(self, grid: Grid) -> np.ndarray:
         """Return the bands of a grid as one array of grid.shape and grid.dtype."""
-        return np.stack([self.bands[name] for name in grid.band_names], axis=-1)
+        pixels = np.empty(grid.shape, grid.dtype)
+        for i, name in enumerate(grid.band_names):
+            pixels[..., i] = self.bands[name]
+        return pixels
 
 
 def read_patch(entry: PatchEntry, version: str) -> PatchPair:
@@ -71,17 +74,18 @@ def read_patch(entry: PatchEntry, version: str) -> PatchPair:
     for sensor, folder in (("s2", entry.s2_dir), ("s1", entry.s1_dir)):
         if folder is None:
             continue
+        stem = band_stem(folder)
         for name in _SENSOR_BANDS[sensor]:
-            path = band_path(folder, BANDS[name])
+            path = f"{stem}{name}.tif"
             try:
                 bands[name], header = geotiff.read_band(path, BANDS[name])
             except MissingBandError:  # some sample copies of v2 are named .tiff
                 bands[name], header = _read_tiff_suffix(folder, name, path)
             if place is None:
-                place = (header.epsg, header.bounds, path)
-            elif place[:2] != (header.epsg, header.bounds):
+                place, first = header, path
+            elif (header.ulx, header.uly, header.epsg) != (place.ulx, place.uly, place.epsg):
                 raise PairError(
-                    f"bands of a pair show one place; {place[2]} is at EPSG:{place[0]} {place[1]}, "
+                    f"bands of a pair show one place; {first} is at EPSG:{place.epsg} {place.bounds}, "
                     f"{path} at EPSG:{header.epsg} {header.bounds}"
                 )
     s2_name = Path(entry.s2_dir).name if entry.s2_dir else ""
@@ -90,9 +94,9 @@ def read_patch(entry: PatchEntry, version: str) -> PatchPair:
     return PatchPair(
         name=entry.name,
         bands=bands,
-        labels=_labels(entry, s2_json or s1_json),
-        epsg=place[0],
-        bounds=place[1],
+        labels=_labels(entry, [data for data in (s2_json, s1_json) if data]),
+        epsg=place.epsg,
+        bounds=place.bounds,
         s2_name=s2_name,
         s1_name=s1_name,
         s2_time=_time(s2_name, s2_json, "acquisition_date"),
@@ -109,7 +113,7 @@ _SENSOR_BANDS = {sensor: BAND_SETS["all"].of_sensor(sensor).bands for sensor in 
 
 def _read_tiff_suffix(folder: str, name: str, path: str):
     try:
-        return geotiff.read_band(band_path(folder, BANDS[name], ".tiff"), BANDS[name])
+        return geotiff.read_band(f"{band_stem(folder)}{name}.tiff", BANDS[name])
     except MissingBandError:
         raise MissingBandError(
             f"{folder} lacks band {name}: {Path(path).name} does not exist; a patch needs every band of its sensor"
@@ -125,19 +129,19 @@ def _jsons(entry: PatchEntry, version: str) -> tuple[dict | None, dict | None]:
         partner = s1_json.get("corresponding_s2_patch")
         if partner != Path(entry.s2_dir).name:
             raise PairError(f"{entry.s1_dir} belongs to the S2 patch {partner!r}, not to {entry.s2_dir}")
-        if sorted(s2_json["labels"]) != sorted(s1_json["labels"]):
-            raise LabelError(f"labels of a pair are equal; {entry.s2_dir} and {entry.s1_dir} differ")
     return s2_json, s1_json
 
 
-def _labels(entry: PatchEntry, data: dict | None) -> dict[int, tuple[str, ...]]:
+def _labels(entry: PatchEntry, jsons: list[dict]) -> dict[int, tuple[str, ...]]:
     try:
         if entry.labels is not None:
-            return {19: CLASSES_19.decode(CLASSES_19.encode(entry.labels))}
-        labels = CLASSES_43.decode(CLASSES_43.encode(data["labels"]))
-        return {43: labels, 19: labels_43_to_19(labels)}
+            return {19: CLASSES_19.in_order(entry.labels)}
+        said = [CLASSES_43.in_order(data["labels"]) for data in jsons]
     except LabelError as error:
         raise LabelError(f"{entry.name}: {error}") from None
+    if len(set(said)) != 1:
+        raise LabelError(f"labels of a pair are equal; {entry.s2_dir} has {said[0]}, {entry.s1_dir} has {said[1]}")
+    return {43: said[0], 19: labels_43_to_19(said[0])}
 
 
 def _time(name: str, data: dict | None, key: str) -> str:
@@ -175,9 +179,16 @@ def read_band_files(folders: Sequence[Path | str], bands: BandSet) -> dict[str, 
 
 
 def band_files(folders: Iterable[Path | str]) -> dict[str, Path]:
-    """Return band name -> file in some patch folders, by the end of the file name."""
+    """Return band name -> file in some patch folders, by the end of the file name.
+
+    Raises:
+        ArchiveNotFoundError: a folder does not exist.
+        PairError: two files of one band.
+    """
     found: dict[str, Path] = {}
     for folder in folders:
+        if not Path(folder).is_dir():
+            raise ArchiveNotFoundError(f"patch folder {folder} does not exist")
         for path in sorted(Path(folder).iterdir()):
             name = path.stem.rpartition("_")[2]
             if path.suffix.lower() in (".tif", ".tiff") and name in BANDS:
