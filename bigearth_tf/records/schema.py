@@ -18,6 +18,7 @@ from bigearth_tf.nomenclature import NOMENCLATURES, nomenclature
 SCHEMA_VERSION = 1
 TEXT_FEATURES = ("name", "s2_name", "s1_name", "s2_time", "s1_time", "country", "split")
 FLAG_FEATURES = ("snow", "cloud_or_shadow")
+_LITTLE_ENDIAN = {"uint16": np.dtype("<u2"), "float32": np.dtype("<f4")}
 STORED_GRIDS: tuple[Grid, ...] = BAND_SETS["all"].grids
 
 
@@ -64,7 +65,7 @@ def encode_record(pair: PatchPair) -> bytes:
     feature = example.features.feature
     for grid in STORED_GRIDS:
         if grid.bands[0].name in pair.bands:
-            pixels = pair.grid(grid).astype(np.dtype(grid.dtype).newbyteorder("<"), copy=False)
+            pixels = pair.grid(grid).astype(_LITTLE_ENDIAN[grid.dtype], copy=False)
             feature[grid.name].bytes_list.value.append(pixels.tobytes())
     for classes, labels in pair.labels.items():
         feature[label_feature(classes)].int64_list.value.extend(nomenclature(classes).encode(labels).tolist())
@@ -104,7 +105,7 @@ def decode_record(serialized: bytes, class_names: Sequence[Sequence[str]]) -> Pa
             raw = _one(feature, grid.name, "bytes_list")
             if len(raw) != grid.nbytes:
                 raise RecordsError(f"{grid.name} holds {grid.nbytes} bytes, got {len(raw)}")
-            pixels = np.frombuffer(raw, np.dtype(grid.dtype).newbyteorder("<")).reshape(grid.shape)
+            pixels = np.frombuffer(raw, _LITTLE_ENDIAN[grid.dtype]).reshape(grid.shape)
             bands.update((name, pixels[..., i]) for i, name in enumerate(grid.band_names))
     labels = {}
     for names in class_names:

@@ -10,7 +10,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -180,13 +180,16 @@ def _write_shards(
     if done:
         log.info("kept %d finished shards of an interrupted run", len(done))
     if workers == 1 or len(todo) < 2:
-        for shard in todo:
-            done[shard.file] = write_shard(shard, folder, version, on_bad_patch, advance)
+        with ThreadPoolExecutor(1) as sealer:  # hashing and flushing leave the interpreter free for the next shard
+            seals = [
+                sealer.submit(_seal_shard, _fill_shard(shard, folder, version, on_bad_patch, advance)) for shard in todo
+            ]
+            done.update((seal.result().info.file, seal.result()) for seal in seals)
     else:
         # spawn: a forked TensorFlow hangs
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
-            jobs = {pool.submit(write_shard, shard, folder, version, on_bad_patch): shard for shard in todo}
+            jobs = {pool.submit(_write_shard, shard, folder, version, on_bad_patch): shard for shard in todo}
             try:
                 for job in as_completed(jobs):
                     done[jobs[job].file] = job.result()
@@ -207,15 +210,24 @@ def _load_done(folder: Path, shard: Shard) -> _Done | None:
     return _Done(**{**data, "info": info}) if path.is_file() and path.stat().st_size == info.bytes else None
 
 
-def write_shard(
+@dataclass(frozen=True)
+class _Filled:
+    """A shard whose records are written, under its temporary name."""
+
+    shard: Shard
+    path: Path
+    records: int
+    class_counts: dict[str, list[int]]
+    skipped: dict[str, str]
+
+
+def _fill_shard(
     shard: Shard, folder: Path, version: str, on_bad_patch: str, advance: Callable[[int], None] | None = None
-) -> _Done:
-    """Write one shard to a temporary name, flush it to disk and rename it. Runs in a worker process."""
+) -> _Filled:
     import_tensorflow()  # in a worker process nothing has imported it yet
     import tensorflow as tf
 
-    path = folder / shard.file
-    temporary = path.with_suffix(".tmp")
+    temporary = folder / f"{shard.file}.tmp"
     records, skipped = 0, {}
     counts = {str(n): np.zeros(n, np.int64) for n in NOMENCLATURES}
     with tf.io.TFRecordWriter(str(temporary)) as writer:
@@ -235,16 +247,28 @@ def write_shard(
                 advance(1)
     if advance and skipped:
         advance(len(skipped))
-    with open(temporary, "r+b") as file:
+    return _Filled(shard, temporary, records, {n: c.tolist() for n, c in counts.items() if c.any()}, skipped)
+
+
+def _seal_shard(filled: _Filled) -> _Done:
+    """Hash a shard, flush it to disk, and give it its name; then note beside it that it is finished."""
+    with open(filled.path, "r+b") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())
-    temporary.replace(path)
-    info = ShardInfo(shard.file, shard.split, records, path.stat().st_size, sha256)
-    done = _Done(info, {n: c.tolist() for n, c in counts.items() if c.any()}, skipped)
-    sidecar = folder / _sidecar(shard.file)
+        size = os.fstat(file.fileno()).st_size
+    path = filled.path.with_name(filled.shard.file)
+    filled.path.replace(path)
+    info = ShardInfo(filled.shard.file, filled.shard.split, filled.records, size, sha256)
+    done = _Done(info, filled.class_counts, filled.skipped)
+    sidecar = path.with_name(_sidecar(path.name))
     sidecar.with_suffix(".tmp").write_text(json.dumps(asdict(done)), "utf-8")
     sidecar.with_suffix(".tmp").replace(sidecar)
     return done
+
+
+def _write_shard(shard: Shard, folder: Path, version: str, on_bad_patch: str) -> _Done:
+    """Write one shard, in a worker process."""
+    return _seal_shard(_fill_shard(shard, folder, version, on_bad_patch))
 
 
 def _sum_counts(done: list[_Done]) -> dict[str, dict[str, list[int]]]:
