@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,10 @@ class SplitScores(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         y_true, logits = predict_dataset(self.model, self._dataset)
+        if not np.isfinite(logits).all():  # diverged: no score, and no use to go on
+            logs["val_loss"] = float("nan")
+            self.model.stop_training = True
+            return
         names = self.model.contract.nomenclature.names
         scores, _ = multilabel_scores(y_true, sigmoid(logits), names)
         logs["val_loss"] = binary_cross_entropy(y_true, logits)
@@ -47,7 +52,10 @@ class KeepBest(keras.callbacks.Callback):
         self.best_epoch: int | None = None
 
     def on_epoch_end(self, epoch, logs=None):
-        value = (logs or {}).get(MONITOR)
+        logs = logs or {}
+        value = logs.get(MONITOR)
+        if any(not math.isfinite(v) for name, v in logs.items() if name in ("loss", "val_loss")):
+            return  # keep the last good model
         if value is not None and self.best is not None and value <= self.best:
             return
         self.best, self.best_epoch = value, epoch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import math
 import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -126,10 +127,11 @@ def fit(
         for i in range(len(result.epoch))
     ]
     _write_history(out / HISTORY_FILE, rows)
-    if not rows or any(row["loss"] != row["loss"] or abs(row["loss"]) == float("inf") for row in rows):
+    if not rows or any(not math.isfinite(row[name]) for row in rows for name in ("loss", "val_loss") if name in row):
+        kept = f"the best model before it is {out / MODEL_FILE}" if keep.best_epoch is not None else "no model was kept"
         raise BigEarthError(
             f"the loss became NaN or infinite in epoch {len(rows)}; try a lower learning rate than "
-            f"{config.learning_rate:g}. The best model before it, if any, is {out / MODEL_FILE}"
+            f"{config.learning_rate:g} ({kept})"
         )
     return Run(out, config, rows, keep.best_epoch)
 
