@@ -1,0 +1,76 @@
+"""How fast is the conversion to TFRecord, per core?
+
+Baseline: the same conversion with every band read by rasterio, file by file. Limit: copying the same files' bytes
+into one file. All on one process, from the page cache.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+from _common import best_rates, parser, rasterio_bands, report, synthetic_archive
+
+from bigearth_tf.archive.layout import band_path
+from bigearth_tf.archive.metadata import index_archive
+from bigearth_tf.archive.patch import read_patch
+from bigearth_tf.bands import BAND_SETS, BANDS
+
+
+def main() -> None:
+    options = parser(__doc__.splitlines()[0], patches=1000).parse_args()
+    with synthetic_archive(options.patches) as (archive, scratch):
+        import tensorflow as tf
+
+        from bigearth_tf.records.schema import encode_record
+        from bigearth_tf.records.writer import write_records
+
+        index = index_archive([archive])
+        entries = [e for e in index.entries if not e.excluded]
+        slow = entries[: max(1, len(entries) // 8)]  # rasterio takes long enough for an eighth
+        number = itertools.count()
+
+        def ours() -> int:
+            manifest = write_records([archive], scratch / f"records-{next(number)}")
+            return manifest.records_in("all")
+
+        def with_rasterio() -> int:
+            with tf.io.TFRecordWriter(str(scratch / "baseline.tfrecord")) as writer:
+                for entry in slow:
+                    pair = read_patch(entry, index.version)  # names, labels and place
+                    pair.bands = rasterio_bands(entry)
+                    writer.write(encode_record(pair))
+            return len(slow)
+
+        def copy() -> int:
+            with open(scratch / "copy.bin", "wb") as out:
+                for entry in entries:
+                    for path in _files(entry):
+                        with open(path, "rb", buffering=0) as file:
+                            out.write(file.read())
+            return len(entries)
+
+        ours()  # warm the page cache and TensorFlow
+        rates = best_rates({"ours": ours, "rasterio": with_rasterio, "limit": copy}, options.repeats)
+    report(
+        f"conversion of {len(entries)} pairs, one process",
+        rates,
+        options.json,
+        {
+            "ours": "records write: read, check, serialise, write, hash, fsync",
+            "rasterio": "the same records, bands read by rasterio file by file",
+            "limit": "copying the same files' bytes into one file",
+        },
+    )
+
+
+def _files(entry) -> list[Path | str]:
+    return [
+        band_path(folder, BANDS[name])
+        for sensor, folder in (("s2", entry.s2_dir), ("s1", entry.s1_dir))
+        for name in BAND_SETS["all"].of_sensor(sensor).bands
+    ]
+
+
+if __name__ == "__main__":
+    main()
