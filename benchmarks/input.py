@@ -59,6 +59,7 @@ def main() -> None:
             "rasterio": "GeoTIFFs by rasterio, file by file",
             "limit": "the same shards as serialised strings",
         },
+        per_core=False,
     )
 
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from tests.archives import PAIRS, write_v1
+
 
 def demo(*arguments, cwd):
     return subprocess.run(
@@ -39,30 +41,41 @@ def test_demo_leaves_what_it_promises(small):
     assert "Traceback" not in process.stderr
 
 
-def test_demo_replaces_an_earlier_one_and_nothing_else(small):
-    folder, _ = small
-    (folder / "other").mkdir()
-    (folder / "other" / "thesis.txt").write_text("years of work")
-    process = demo("--patches", 24, "--epochs", 1, "--out", "other", cwd=folder)
+def test_demo_refuses_a_folder_that_is_no_demo(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").write_text("years of work")
+    process = demo("--out", "other", cwd=tmp_path)
     assert process.returncode == 1
     assert "no folder of an earlier demo" in process.stderr
-    assert (folder / "other" / "thesis.txt").read_text() == "years of work"
-    (folder / "demo" / "scores.json").unlink()
-    assert demo("--patches", 24, "--epochs", 1, cwd=folder).returncode == 0
-    assert (folder / "demo" / "scores.json").is_file()
+    assert (tmp_path / "other" / "thesis.txt").read_text() == "years of work"
 
 
-@pytest.mark.parametrize("named", [False, True], ids=["lists found beside the archive", "lists named"])
-def test_demo_on_real_pairs(shared, tmp_path, named):
-    roots = ["--archive", shared / "realdata" / "bigearthnet" / "v1"]
-    if named:
-        roots += ["--archive", shared / "realdata" / "official_metadata" / "v1"]
-    process = demo("--epochs", 1, *roots, cwd=tmp_path)
+def test_demo_on_one_sensor_without_split_lists_replaces_an_earlier_demo(small, tmp_path):
+    archive = write_v1(tmp_path / "1" / "2" / "archive", [{**pair, "s1": False} for pair in PAIRS], lists=False)
+    process = demo("--epochs", 1, "--archive", archive.root, cwd=small[0])
+    assert process.returncode == 0, process.stderr
+    assert "no official splits" in process.stdout
+    assert "the patches it learnt from" in process.stdout
+    assert "shallow_cnn_s2, 6 all patches" in process.stdout
+    assert {p.name for p in (small[0] / "demo").iterdir()} == RESULTS
+
+
+def on_real_pairs(shared, cwd, *roots):
+    process = demo("--epochs", 1, "--archive", shared / "realdata" / "bigearthnet" / "v1", *roots, cwd=cwd)
     assert process.returncode == 0, process.stderr
     assert "splits from: official v1" in process.stdout
     assert "2 train, 1 test" in process.stdout
     assert "1 patch(es) are too few to score well" in process.stdout
-    assert {p.name for p in (tmp_path / "demo").iterdir()} == RESULTS
+    assert {p.name for p in (cwd / "demo").iterdir()} == RESULTS
+
+
+def test_demo_on_real_pairs_finds_the_lists_beside_the_archive(shared, tmp_path):
+    on_real_pairs(shared, tmp_path)
+
+
+@pytest.mark.slow
+def test_demo_on_real_pairs_with_the_lists_named(shared, tmp_path):
+    on_real_pairs(shared, tmp_path, "--archive", shared / "realdata" / "official_metadata" / "v1")
 
 
 @pytest.mark.slow
