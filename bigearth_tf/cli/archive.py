@@ -17,13 +17,7 @@ def archive() -> None:
 
 @archive.command()
 @options.roots_argument
-@click.option(
-    "--sensors",
-    type=click.Choice(["auto", "s1s2", "s2", "s1"]),
-    default="auto",
-    show_default=True,
-    help="Pairs, or one sensor alone; auto takes pairs where both folders exist.",
-)
+@options.sensors_option
 @click.option("--quick", is_flag=True, help="Folders and lists only; read no pixels and no v1 labels.")
 @options.json_option
 def inspect(roots: tuple[Path, ...], sensors: str, quick: bool, as_json: bool) -> None:

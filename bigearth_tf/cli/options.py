@@ -15,6 +15,13 @@ import click
 PLAIN_WIDTH = 140  # columns of a table that goes to a file or pipe
 PathType = click.Path(path_type=Path)
 roots_argument = click.argument("roots", nargs=-1, required=True, type=PathType, metavar="ROOT...")
+sensors_option = click.option(
+    "--sensors",
+    type=click.Choice(["auto", "s1s2", "s2", "s1"]),
+    default="auto",
+    show_default=True,
+    help="Pairs, or one sensor alone; auto takes pairs where both folders exist.",
+)
 records_option = click.option("--records", required=True, type=PathType, help="Records folder, from `records write`.")
 overwrite_option = click.option("--overwrite", is_flag=True, help="Replace an existing output.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
@@ -25,10 +32,6 @@ threshold_option = click.option(
     default=0.5,
     show_default=True,
     help="A label is predicted where its probability is at least this.",
-)
-ROOT_HELP = (
-    "A ROOT is a published folder (BigEarthNet-v1.0, BigEarthNet-S1-v1.0, BigEarthNet-S2, BigEarthNet-S1, "
-    "Reference_Maps), a metadata or split file, or a folder that holds some of them."
 )
 
 

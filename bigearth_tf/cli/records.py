@@ -17,13 +17,7 @@ def records() -> None:
 @records.command()
 @options.roots_argument
 @click.option("--out", required=True, type=options.PathType, help="Records folder to make.")
-@click.option(
-    "--sensors",
-    type=click.Choice(["auto", "s1s2", "s2", "s1"]),
-    default="auto",
-    show_default=True,
-    help="Pairs, or one sensor alone; auto takes pairs where both folders exist.",
-)
+@options.sensors_option
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
 @click.option("--shards", type=click.IntRange(min=1), help="Shards over all splits.  [default: one for 512 patches]")
 @options.seed_option

@@ -57,7 +57,15 @@ def test_every_model_keeps_the_contract(name):
     assert model.contract.resampling == "nearest"
 
 
-@pytest.mark.parametrize("name", ["shallow_cnn_s1s2_early", "shallow_cnn_s1s2_late", "vgg16_s1", "resnet50_s2"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shallow_cnn_s1s2_early",
+        "shallow_cnn_s1s2_late",
+        "vgg16_s1",
+        pytest.param("resnet50_s2", marks=pytest.mark.slow),
+    ],
+)
 def test_saved_model_comes_back_whole(name, tmp_path):
     model = small(name, classes=43, resampling="bilinear", statistics="v1_official_tf")
     model.save(tmp_path / "model.keras")

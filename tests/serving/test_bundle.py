@@ -196,26 +196,30 @@ def test_a_missing_band_is_named(served, archive):
         served[1].predict_folders([archive.patches[0].s2_dir])
 
 
-def test_versions_increase_and_are_never_overwritten(served, tmp_path):
-    model, _ = served
-    name = model.model_name
-    assert export_bundle(model, tmp_path) == tmp_path / name / "1"
-    assert export_bundle(model, tmp_path) == tmp_path / name / "2"
-    assert export_bundle(model, tmp_path, version=7) == tmp_path / name / "7"
+@pytest.fixture(scope="module")
+def small_model():
+    return create_model("shallow_cnn_s1", **OPTIONS)
+
+
+def test_versions_increase_and_are_never_overwritten(small_model, tmp_path):
+    folder = tmp_path / "shallow_cnn_s1"
+    assert export_bundle(small_model, tmp_path) == folder / "1"
+    assert export_bundle(small_model, tmp_path, version=7) == folder / "7"
     with pytest.raises(OutputExistsError, match="never overwritten"):
-        export_bundle(model, tmp_path, version=2)
-    assert find_bundle(tmp_path) == find_bundle(tmp_path / name) == tmp_path / name / "7"
-    assert sorted(p.name for p in (tmp_path / name).iterdir()) == ["1", "2", "7"], "no scratch is left"
+        export_bundle(small_model, tmp_path, version=7)
+    assert find_bundle(tmp_path) == find_bundle(folder) == folder / "7"
+    assert export_bundle(small_model, tmp_path) == folder / "8"
+    assert sorted(p.name for p in folder.iterdir()) == ["1", "7", "8"], "no scratch is left"
 
 
-def test_a_failed_export_leaves_no_bundle(served, tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_bundle(small_model, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
     monkeypatch.setattr(tf.saved_model, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        export_bundle(served[0], tmp_path)
-    assert not list((tmp_path / served[0].model_name).iterdir())
+        export_bundle(small_model, tmp_path)
+    assert not list((tmp_path / "shallow_cnn_s1").iterdir())
 
 
 def test_no_bundle_there(tmp_path):
