@@ -168,6 +168,8 @@ def read_band_files(folders: Sequence[Path | str], bands: BandSet) -> dict[str, 
     Raises:
         ArchiveNotFoundError: a folder does not exist.
         MissingBandError: no folder holds a file of a band, named.
+        GeoTiffError: a file is truncated or foreign.
+        PairError: the files do not show the same place.
     """
     files = band_files(folders)
     lacking = [name for name in bands.bands if name not in files]
@@ -175,6 +177,13 @@ def read_band_files(folders: Sequence[Path | str], bands: BandSet) -> dict[str, 
         raise MissingBandError(
             f"{' and '.join(map(str, folders))} lack(s) band(s) {', '.join(lacking)}; needed are {bands}"
         )
+    places = {}
+    for name in bands.bands:
+        header = geotiff.read_header(files[name], BANDS[name])
+        places.setdefault((header.epsg, header.bounds), files[name])
+    if len(places) > 1:
+        found = ", ".join(f"{path} at EPSG:{epsg} {bounds}" for (epsg, bounds), path in places.items())
+        raise PairError(f"bands of a pair show one place; got {found}")
     return {name: geotiff.read_bytes(files[name]) for name in bands.bands}
 
 

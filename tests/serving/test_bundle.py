@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from bigearth_tf.archive.geotiff import encode_band
 from bigearth_tf.archive.patch import band_files, read_band_files
 from bigearth_tf.bands import BAND_SETS, BANDS
 from bigearth_tf.contract import DataContract
-from bigearth_tf.errors import ConfigError, MissingBandError, OutputExistsError
+from bigearth_tf.errors import ConfigError, MissingBandError, OutputExistsError, PairError
 from bigearth_tf.models import create_model
 from bigearth_tf.pipelines.dataset import load_dataset
 from bigearth_tf.records.manifest import Manifest
@@ -93,11 +94,7 @@ def test_assets_hold_contract_and_classes(served):
 
 
 def graph_ops(path):
-    saved = tf.core.protobuf.saved_model_pb2.SavedModel() if hasattr(tf, "core") else None
-    if saved is None:
-        from tensorflow.core.protobuf import saved_model_pb2
-
-        saved = saved_model_pb2.SavedModel()
+    saved = saved_model_pb2.SavedModel()
     saved.ParseFromString((path / "saved_model.pb").read_bytes())
     graph = saved.meta_graphs[0].graph_def
     return {n.op for n in graph.node} | {n.op for f in graph.library.function for n in f.node_def}
@@ -189,6 +186,11 @@ def test_reencoded_files_are_predicted_through_arrays(served, archive, tmp_path)
     np.testing.assert_allclose(
         bundle.predict_folders([folder]), bundle.predict_folders([patch.s2_dir, patch.s1_dir]), atol=1e-6
     )
+
+
+def test_folders_of_two_places_are_refused(served, archive):
+    with pytest.raises(PairError, match="show one place"):
+        served[1].predict_folders([archive.patches[0].s2_dir, archive.patches[1].s1_dir])
 
 
 def test_a_missing_band_is_named(served, archive):
