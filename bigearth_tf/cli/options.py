@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+_PLAIN_LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
 PLAIN_WIDTH = 140  # columns of a table that goes to a file or pipe
 PathType = click.Path(path_type=Path)
 roots_argument = click.argument("roots", nargs=-1, required=True, type=PathType, metavar="ROOT...")
@@ -66,6 +67,16 @@ def progress_bar(title: str, unit: str = "patches") -> Iterator[Callable[..., No
     Yields:
         `report(done, total, note="")`.
     """
+    began: list[tuple[float, int]] = []
+
+    def rate(done: int) -> str:
+        """Rate since the first report: what came before was start-up."""
+        now = time.monotonic()
+        if not began:
+            began.append((now, done))
+        seconds, new = now - began[0][0], done - began[0][1]
+        return f"{new / seconds:,.0f} {unit}/s" if seconds > 0 and new else ""
+
     if sys.stderr.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -79,24 +90,20 @@ def progress_bar(title: str, unit: str = "patches") -> Iterator[Callable[..., No
         )
         with Progress(*columns, console=console(stderr=True)) as bars:
             task = bars.add_task(title, total=None, note="", rate="")
-            start = time.monotonic()
 
             def report(done: int, total: int, note: str = "") -> None:
-                rate = done / max(time.monotonic() - start, 1e-9)
-                bars.update(task, completed=done, total=total, note=note, rate=f"{rate:,.0f} {unit}/s")
+                bars.update(task, completed=done, total=total, note=note, rate=rate(done))
 
             yield report
     else:
-        start = last = time.monotonic()
-        finished = False
+        last, finished = time.monotonic(), False
 
         def report(done: int, total: int, note: str = "") -> None:
             nonlocal last, finished
-            now = time.monotonic()
-            if (done >= total and not finished) or now - last >= 10:
+            now, speed = time.monotonic(), rate(done)
+            if (done >= total and not finished) or now - last >= _PLAIN_LINE_EVERY:
                 last, finished = now, done >= total
-                rate = done / max(now - start, 1e-9)
-                click.echo(f"{title}: {done}/{total} {unit}, {rate:,.0f}/s {note}".rstrip(), err=True)
+                click.echo(", ".join(filter(None, (f"{title}: {done}/{total} {unit}", speed, note))), err=True)
 
         yield report
 
