@@ -101,6 +101,7 @@ def training_curves(path: Path | str, history: Sequence[Mapping[str, float]]) ->
         history: one row of values per epoch; `loss` and `val_...`.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = [n for n in dict.fromkeys(k for row in history for k in row) if n not in ("epoch", "learning_rate", "lr")]
     losses = [n for n in names if n.endswith("loss")]
@@ -117,6 +118,7 @@ def training_curves(path: Path | str, history: Sequence[Mapping[str, float]]) ->
             )
         ax.set_title(title)
         ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.grid(alpha=0.3)
         if group:
             ax.legend(fontsize=8)
