@@ -113,7 +113,7 @@ class DataContract:
         if wrong:
             raise ContractError(
                 f"the data contracts of {here} and {there} differ:\n  " + "\n  ".join(wrong) + "\n"
-                f"Feed {here} data of its own contract, or build it for the contract of {there}."
+                f"Choose bands and classes that {there} has (v2 knows 19 classes only), or other data for {here}."
             )
 
     def _class_difference(self, offered: DataContract, here: str, there: str) -> str:

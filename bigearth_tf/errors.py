@@ -21,6 +21,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 45  # names that a message lists: every class fits, not every patch
+_COMPARED = 20_000  # names that are compared with a wrong one: more would take longer than a user waits
+
 
 class BigEarthError(Exception):
     """Root of all errors raised on purpose by this package."""
@@ -64,8 +67,9 @@ class UnknownNameError(BigEarthError, ValueError):
     def __init__(self, kind: str, name: object, known: Iterable[object]):
         self.kind, self.name = kind, name
         known = [str(k) for k in known]
-        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+        near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5) if len(known) <= _COMPARED else []
+        more = f", and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
+        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:_LISTED])}{more}"
         super().__init__(f"unknown {kind} {str(name)!r}; {hint}")
 
     def __reduce__(self):  # so that it crosses a process boundary with its message

@@ -10,7 +10,7 @@ import click
 from bigearth_tf.cli import options
 
 
-@click.group()
+@click.group(cls=options.Group)
 def archive() -> None:
     """Look into an archive, or write a synthetic one."""
 

@@ -37,7 +37,11 @@ _TOLERANCE = 1e-5
     help="A real archive root (v1, v1 multi-modal or v2) instead of a synthetic one; repeat it for metadata folders. "
     "Split lists that are not in ROOT are looked for in *metadata* or *splits* folders beside it.",
 )
-@click.option("--patches", type=click.IntRange(min=12), help="Patches: synthetic ones, or a sample of a real archive.")
+@click.option(
+    "--patches",
+    type=click.IntRange(min=12),
+    help="Pairs.  [default: 720 synthetic ones, or a sample of 2000 of a real archive]",
+)
 @click.option("--epochs", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Seed of everything random.")
@@ -48,10 +52,14 @@ def demo(out: Path, roots: tuple[Path, ...], patches: int | None, epochs: int, b
     patches.png (true colour, radar, true and predicted labels), curves.png. A folder of an earlier demo is replaced.
     """
     start = time.monotonic()
+    real = _real(roots) if roots else ()  # a wrong root fails before anything is replaced
     _open_out(out)
     options.start_tensorflow()
-    roots = _archive(out, roots, patches or SYNTHETIC_PATCHES, seed) if not roots else _real(roots)
-    _records(out, roots, patches or _REAL_LIMIT if roots != (out / "archive",) else None, seed)
+    if real:
+        roots, limit = real, patches or _REAL_LIMIT
+    else:
+        roots, limit = _archive(out, patches or SYNTHETIC_PATCHES, seed), None
+    _records(out, roots, limit, seed)
     splits = _choose_splits(out)
     model = _train(out, splits, epochs, batch_size, seed)
     result = _evaluate(out, model, splits)
@@ -95,7 +103,7 @@ def _open_out(out: Path) -> None:
     (out / MARKER).write_text(json.dumps({"command": sys.argv[1:]}) + "\n", "utf-8")
 
 
-def _archive(out: Path, roots: tuple[Path, ...], patches: int, seed: int) -> tuple[Path, ...]:
+def _archive(out: Path, patches: int, seed: int) -> tuple[Path, ...]:
     from bigearth_tf.archive.synthetic import write_archive
 
     _step(f"write a synthetic archive of {patches} S1+S2 pairs in the v2 layout")

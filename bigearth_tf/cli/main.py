@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 failure, 2 wrong usage. TensorFlow is imported inside the 
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import logging
 import os
@@ -14,6 +13,7 @@ import sys
 import click
 
 from bigearth_tf import __version__
+from bigearth_tf.cli.options import Group
 from bigearth_tf.errors import BigEarthError, UnknownNameError
 
 # command -> (module, one-line help shown without importing it)
@@ -29,8 +29,8 @@ _COMMANDS = {
 }
 
 
-class _Commands(click.Group):
-    """Loads a command's module when it is called; suggests the nearest name for an unknown one."""
+class _Commands(Group):
+    """Loads a command's module when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -43,13 +43,6 @@ class _Commands(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
-
-    def resolve_command(self, ctx: click.Context, args: list[str]):
-        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
-            near = difflib.get_close_matches(args[0], _COMMANDS, n=3, cutoff=0.5)
-            hint = f" Did you mean {' or '.join(near)}?" if near else f" Commands: {', '.join(_COMMANDS)}."
-            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
-        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -7,7 +7,7 @@ import click
 from bigearth_tf.cli import options
 
 
-@click.group()
+@click.group(cls=options.Group)
 def models() -> None:
     """List the models of the zoo."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 import time
@@ -34,6 +35,21 @@ threshold_option = click.option(
     show_default=True,
     help="A label is predicted where its probability is at least this.",
 )
+
+
+class Group(click.Group):
+    """A group of commands in the order they were written, that suggests the nearest name for an unknown one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]):
+        known = self.list_commands(ctx)
+        if args and args[0] not in known and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], known, n=3, cutoff=0.5)
+            hint = f" Did you mean {' or '.join(near)}?" if near else f" Commands: {', '.join(known)}."
+            raise click.UsageError(f"No such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
 
 def console(stderr: bool = False):
@@ -75,7 +91,8 @@ def progress_bar(title: str, unit: str = "patches") -> Iterator[Callable[..., No
         if not began:
             began.append((now, done))
         seconds, new = now - began[0][0], done - began[0][1]
-        return f"{new / seconds:,.0f} {unit}/s" if seconds > 0 and new else ""
+        speed = new / seconds if seconds > 0 else 0
+        return f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s" if new else ""
 
     if sys.stderr.isatty():
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -131,7 +148,7 @@ def class_table(per_class: dict[str, dict], title: str):
     table = Table(title=title, title_justify="left")
     table.add_column("class")
     for metric in metrics:
-        table.add_column(metric.replace("_", " "), justify="right")
+        table.add_column({"average_precision": "AP"}.get(metric, metric), justify="right")
     for name, row in per_class.items():
         table.add_row(name, *(format_score(row[metric]) for metric in metrics))
     return table

@@ -17,6 +17,8 @@ from bigearth_tf.cli import options
 def predict(bundle: Path, patches: tuple[Path, ...], threshold: float, as_json: bool) -> None:
     """Predict the labels of patches with BUNDLE, a folder that `bigearth-tf export` wrote.
 
+    BUNDLE is a version (bundles/MODEL/2), a model (bundles/MODEL: its highest version), or a folder of one model.
+
     A PATCH_DIR is a patch folder with GeoTIFF files, or an archive root for all its patches. A model of both sensors
     takes the S2 and the S1 folder in any order; a partner that is not named is looked for in the archive around the
     folder.

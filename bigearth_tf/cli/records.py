@@ -9,7 +9,7 @@ import click
 from bigearth_tf.cli import options
 
 
-@click.group()
+@click.group(cls=options.Group)
 def records() -> None:
     """Convert an archive to TFRecord shards; verify and show them."""
 
@@ -19,11 +19,15 @@ def records() -> None:
 @click.option("--out", required=True, type=options.PathType, help="Records folder to make.")
 @options.sensors_option
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes.")
-@click.option("--shards", type=click.IntRange(min=1), help="Shards over all splits.  [default: one for 512 patches]")
+@click.option(
+    "--shards",
+    type=click.IntRange(min=1),
+    help="Shards over all splits, at least one a split.  [default: one for 512 patches]",
+)
 @options.seed_option
 @click.option("--unsplit", is_flag=True, help="Put all patches into one split `all`: v1 without split lists.")
 @click.option("--keep-excluded", is_flag=True, help="Also write patches with snow, cloud, or no split, as `excluded`.")
-@click.option("--limit", type=click.IntRange(min=1), help="Write a random sample of this many patches.")
+@click.option("--limit", type=click.IntRange(min=1), help="Write a random sample of at most this many patches.")
 @click.option(
     "--on-bad-patch",
     type=click.Choice(["raise", "skip"]),
@@ -86,7 +90,7 @@ def write(
     multiple=True,
     type=options.PathType,
     metavar="ROOT",
-    help="Compare every record with this archive; more roots may follow, or repeat the option.",
+    help="Compare every record with the archive here; more of its roots may follow.",
 )
 @click.argument("more_roots", nargs=-1, type=options.PathType, metavar="[ROOT...]")
 @options.json_option
@@ -122,6 +126,8 @@ def verify(folder: Path, against: tuple[Path, ...], more_roots: tuple[Path, ...]
 @options.json_option
 def show(folder: Path, name: str | None, split: str, png: Path | None, as_json: bool) -> None:
     """Show one record of DIR: labels, place, time, and its pixels summarised."""
+    if png and png.suffix.lower() != ".png":
+        raise click.BadParameter(f"{png} does not end with .png", param_hint="--png")
     options.start_tensorflow()
     from bigearth_tf.records.show import find_record, summarize
 

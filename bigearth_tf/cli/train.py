@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from bigearth_tf.cli import options
+from bigearth_tf.statistics import PUBLISHED_STATISTICS
 
 
 @click.command()
@@ -17,11 +18,17 @@ from bigearth_tf.cli import options
 @click.option("--out", required=True, type=options.PathType, help="Run folder to make.")
 @click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option("--learning-rate", type=float, default=1e-3, show_default=True, help="Peak value.")
+@click.option(
+    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Peak value."
+)
 @click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd"]), default="adam", show_default=True)
 @click.option("--schedule", type=click.Choice(["cosine", "constant"]), default="cosine", show_default=True)
-@click.option("--classes", type=click.Choice(["19", "43"]), default="19", show_default=True)
-@click.option("--statistics", help="Published statistics by name.  [default: those of the archive version]")
+@click.option("--classes", type=click.Choice(["19", "43"]), default="19", show_default=True, help="43: v1 only.")
+@click.option(
+    "--statistics",
+    type=click.Choice(PUBLISHED_STATISTICS),
+    help="Published means and standard deviations.  [default: those of the archive version]",
+)
 @click.option(
     "--resampling",
     type=click.Choice(["nearest", "bilinear", "bicubic"]),
@@ -34,7 +41,12 @@ from bigearth_tf.cli import options
 @click.option("--validation-split", default="validation", show_default=True, help="Picks the best epoch.")
 @click.option("--mixed-precision", is_flag=True, help="Compute in float16 on a GPU.")
 @click.option(
-    "--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Option of the model, such as dropout=0.2."
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Option of the model: dropout, dense_units (shallow_cnn, vgg16), conv_dropout (shallow_cnn), "
+    "head_dropout (all).",
 )
 @click.option("--seed", default=42, show_default=True, help="Seed of weights, order and augmentation.")
 @options.overwrite_option
@@ -86,7 +98,7 @@ def epoch_progress(epochs: int) -> Iterator[Callable[[int, int, int, dict], None
         def step(epoch: int, done: int, steps: int, logs: dict) -> None:
             nonlocal score
             if (value := logs.get("val_average_precision_micro")) is not None:
-                score = f", validation AP micro {value:.3f}"
+                score = f", last validation AP micro {value:.3f}"
             note = f"epoch {epoch + 1}/{epochs}, loss {float(logs.get('loss', float('nan'))):.4f}{score}"
             report(epoch * steps + done, epochs * steps, note)
 

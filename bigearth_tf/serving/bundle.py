@@ -78,8 +78,9 @@ def find_bundle(path: Path | str) -> Path:
     models = [p for p in sorted(path.iterdir()) if _versions(p)] if path.is_dir() else []
     if len(models) == 1:
         return find_bundle(models[0])
-    what = f"holds several models ({', '.join(p.name for p in models)}); name one" if models else "is no bundle"
-    raise ConfigError(f"{path} {what}; `bigearth-tf export` makes one: <model>/<version>/saved_model.pb")
+    if models:
+        raise ConfigError(f"{path} holds several models; name one of {', '.join(map(str, models))}")
+    raise ConfigError(f"{path} is no bundle; `bigearth-tf export` makes one: <model>/<version>/saved_model.pb")
 
 
 class Bundle:

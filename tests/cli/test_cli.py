@@ -153,7 +153,7 @@ def test_run_folder_evaluation_and_prediction(work, archive, capfd, tmp_path):
     ("arguments", "code", "message"),
     [
         (["trian"], 2, "Did you mean train"),
-        (["records", "wirte"], 2, "Did you mean 'write'"),
+        (["records", "wirte"], 2, "Did you mean write?"),
         (["records", "write", "{archive}", "--out", "{tmp}/x", "--shard", "2"], 2, "--shards"),
         (["records", "write", "{archive}", "--out", "{tmp}/x", "--workers", "0"], 2, "x>=1"),
         (["records", "write", "{tmp}", "--out", "{tmp}/x"], 1, "no BigEarthNet patches in"),

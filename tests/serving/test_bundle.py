@@ -229,5 +229,5 @@ def test_no_bundle_there(tmp_path):
         Bundle(tmp_path)
     for name in ("a", "b"):
         (tmp_path / name / "1").mkdir(parents=True)
-    with pytest.raises(ConfigError, match=r"several models \(a, b\)"):
+    with pytest.raises(ConfigError, match=r"several models; name one of .*a, .*b"):
         find_bundle(tmp_path)
