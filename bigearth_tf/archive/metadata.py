@@ -129,7 +129,8 @@ def index_archive(roots: Iterable[Path | str], *, sensors: str = "auto", unsplit
     index.entries.sort(key=lambda e: e.name)
     if not index.entries:
         counts = " and ".join(f"{n} {sensor} patches" for sensor, n in found.items())
-        hint = "none of them a pair; --sensors s2 or --sensors s1 takes one sensor alone" if len(wanted) == 2 else ""
+        alone = "none of them a pair; one sensor alone: name its folder only, or --sensors s2 or s1 of `records write`"
+        hint = alone if len(wanted) == 2 else ""
         hint = hint or (index.problems[0].detail if index.problems else "no patches")
         raise ArchiveError(f"{', '.join(map(str, roots))}: found {counts}, but {hint}")
     return index
