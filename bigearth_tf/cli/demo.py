@@ -52,6 +52,9 @@ def demo(out: Path, roots: tuple[Path, ...], patches: int | None, epochs: int, b
     patches.png (true colour, radar, true and predicted labels), curves.png. A folder of an earlier demo is replaced.
     """
     start = time.monotonic()
+    for root in roots:
+        if out.resolve() in (root.resolve(), *root.resolve().parents):
+            raise click.UsageError(f"{root} lies in {out}, which would be replaced; choose another --out.")
     real = _real(roots) if roots else ()  # a wrong root fails before anything is replaced
     _open_out(out)
     options.start_tensorflow()

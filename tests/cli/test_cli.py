@@ -178,6 +178,7 @@ def test_run_folder_evaluation_and_prediction(work, archive, capfd, tmp_path):
         (["predict", "{work}/bundles"], 2, "PATCH_DIR"),
         (["demo", "--patches", "3"], 2, "x>=12"),
         (["demo", "--out", "{work}"], 1, "no folder of an earlier demo"),
+        (["demo", "--out", "{archive}", "--archive", "{archive}/BigEarthNet-v1.0"], 2, "would be replaced"),
     ],
 )
 def test_wrong_input_gets_a_clear_error_and_no_traceback(arguments, code, message, archive, work, tmp_path, capfd):
