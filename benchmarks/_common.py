@@ -44,12 +44,22 @@ def synthetic_archive(patches: int) -> Iterator[tuple[Path, Path]]:
 
 
 def rasterio_bands(entry: PatchEntry) -> dict:
-    """Read all bands of a pair with rasterio, file by file: the baseline."""
-    bands = {}
+    """Read all bands of a pair with rasterio, file by file: the baseline.
+
+    It checks what our reader checks of every file: size, type, and that all bands show one place.
+    """
+    bands, places = {}, set()
     for sensor, folder in (("s2", entry.s2_dir), ("s1", entry.s1_dir)):
         for name in BAND_SETS["all"].of_sensor(sensor).bands:
-            with rasterio.open(band_path(folder, BANDS[name])) as source:
+            band = BANDS[name]
+            with rasterio.open(band_path(folder, band)) as source:
+                kind = (source.count, source.height, source.width, source.dtypes[0])
+                if kind != (1, band.size, band.size, band.dtype):
+                    raise ValueError(f"{source.name} holds {kind}")
+                places.add((source.crs.to_epsg(), source.bounds))
                 bands[name] = source.read(1)
+    if len(places) != 1:
+        raise ValueError(f"{entry.name} shows {places}")
     return bands
 
 

@@ -1,9 +1,9 @@
 """How fast is the conversion to TFRecord, per core?
 
-Baseline: the same conversion with every band read by rasterio, file by file. Limit: copying the same files' bytes
-into one file. One process, from the page cache. The rate per core is patches per second of processor time (user and
-system, all threads): what a core can do, without the wait for the disk that flushes the shards; the rate by the clock
-stands beside it.
+Baseline: the same conversion with every band read and checked by rasterio, file by file. Limit: copying the same
+files' bytes into one file. One process, from the page cache. The rate per core is patches per second of processor time
+(user and system, all threads): what a core can do, without the wait for the disk that flushes the shards; the rate by
+the clock stands beside it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
         options.json,
         {
             "ours": "records write: read, check, serialise, write, hash, fsync",
-            "rasterio": "the same records, bands read by rasterio file by file",
+            "rasterio": "the same records, bands read and checked by rasterio file by file",
             "limit": "copying the same files' bytes into one file",
         },
         per_core=True,

@@ -160,8 +160,9 @@ def read_bytes(path: Path | str) -> bytes:
         raise MissingBandError(f"band file {path} does not exist; a patch needs every band of its sensor") from None
     try:
         data = os.read(file, _READ_AT_ONCE)
-        while len(data) % _READ_AT_ONCE == 0 and (more := os.read(file, _READ_AT_ONCE)):
-            data += more
+        if len(data) == _READ_AT_ONCE:  # larger than any file of the archives
+            while more := os.read(file, _READ_AT_ONCE):
+                data += more
         return data
     finally:
         os.close(file)

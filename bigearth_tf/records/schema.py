@@ -7,6 +7,7 @@ model takes with one decode and no stacking.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -68,7 +69,7 @@ def encode_record(pair: PatchPair) -> bytes:
             pixels = pair.grid(grid).astype(_LITTLE_ENDIAN[grid.dtype], copy=False)
             feature[grid.name].bytes_list.value.append(pixels.tobytes())
     for classes, labels in pair.labels.items():
-        feature[label_feature(classes)].int64_list.value.extend(nomenclature(classes).encode(labels).tolist())
+        feature[label_feature(classes)].int64_list.value.extend(_multi_hot(classes, labels))
     for name in TEXT_FEATURES:
         feature[name].bytes_list.value.append(getattr(pair, name).encode())
     feature["epsg"].int64_list.value.append(pair.epsg)
@@ -77,6 +78,11 @@ def encode_record(pair: PatchPair) -> bytes:
         feature[name].int64_list.value.append(int(getattr(pair, name)))
     feature["schema_version"].int64_list.value.append(SCHEMA_VERSION)
     return example.SerializeToString(deterministic=True)
+
+
+@lru_cache(maxsize=1024)  # few label sets occur, each many times
+def _multi_hot(classes: int, labels: tuple[str, ...]) -> list[int]:
+    return nomenclature(classes).encode(labels).tolist()
 
 
 def decode_record(serialized: bytes, class_names: Sequence[Sequence[str]]) -> PatchPair:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import mmap
 import multiprocessing
 import os
 import shutil
@@ -14,13 +15,11 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 from bigearth_tf.archive.metadata import ArchiveIndex, index_archive
 from bigearth_tf.archive.patch import read_patch
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ArchiveError, ConfigError, OutputExistsError, RecordsError, UnknownNameError
-from bigearth_tf.nomenclature import NOMENCLATURES, nomenclature
+from bigearth_tf.nomenclature import NOMENCLATURES
 from bigearth_tf.quiet import import_tensorflow
 from bigearth_tf.records.manifest import MANIFEST, Manifest, ShardInfo
 from bigearth_tf.records.plan import Shard, plan_shards, select_entries
@@ -229,7 +228,7 @@ def _fill_shard(
 
     temporary = folder / f"{shard.file}.tmp"
     records, skipped = 0, {}
-    counts = {str(n): np.zeros(n, np.int64) for n in NOMENCLATURES}
+    counts = {n: Counter() for n in NOMENCLATURES}
     with tf.io.TFRecordWriter(str(temporary)) as writer:
         for entry in shard.entries:
             try:
@@ -242,20 +241,25 @@ def _fill_shard(
             writer.write(encode_record(pair))
             records += 1
             for classes, labels in pair.labels.items():
-                counts[str(classes)] += nomenclature(classes).encode(labels)
+                counts[classes].update(labels)
             if advance:
                 advance(1)
     if advance and skipped:
         advance(len(skipped))
-    return _Filled(shard, temporary, records, {n: c.tolist() for n, c in counts.items() if c.any()}, skipped)
+    class_counts = {str(n): [c[name] for name in NOMENCLATURES[n].names] for n, c in counts.items() if c}
+    return _Filled(shard, temporary, records, class_counts, skipped)
 
 
 def _seal_shard(filled: _Filled) -> _Done:
     """Hash a shard, flush it to disk, and give it its name; then note beside it that it is finished."""
+    size = filled.path.stat().st_size
     with open(filled.path, "r+b") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        if size:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:  # hashed where it lies, without a copy
+                sha256 = hashlib.sha256(data).hexdigest()
+        else:
+            sha256 = hashlib.sha256().hexdigest()
         os.fsync(file.fileno())
-        size = os.fstat(file.fileno()).st_size
     path = filled.path.with_name(filled.shard.file)
     filled.path.replace(path)
     info = ShardInfo(filled.shard.file, filled.shard.split, filled.records, size, sha256)
