@@ -11,6 +11,8 @@
     |-- ContractError (ValueError)   two DataContracts meet and differ; names both sides
     |-- UnknownNameError (ValueError)  a model, band, class or option that does not exist; lists the nearest
     |-- ConfigError (ValueError)     a value that cannot be
+    |-- DownloadError (OSError)      a published file could not be fetched whole and unchanged
+    |-- OutputError (OSError)        the output cannot be written: full disk, read-only folder
     `-- OutputExistsError (FileExistsError)  would overwrite; needs overwrite=True / --overwrite
 
 A message says the rule, what was received, and what to do next.
@@ -78,6 +80,14 @@ class UnknownNameError(BigEarthError, ValueError):
 
 class ConfigError(BigEarthError, ValueError):
     """A value that cannot be."""
+
+
+class DownloadError(BigEarthError, OSError):
+    """A published file could not be fetched whole and unchanged."""
+
+
+class OutputError(BigEarthError, OSError):
+    """The output cannot be written: a full disk, a read-only folder."""
 
 
 class OutputExistsError(BigEarthError, FileExistsError):

@@ -1,7 +1,8 @@
-"""`bigearth-tf archive`: look into an archive, or write a synthetic one."""
+"""`bigearth-tf archive`: download an archive, look into it, or write a synthetic one."""
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from pathlib import Path
 
@@ -12,7 +13,85 @@ from bigearth_tf.cli import options
 
 @click.group(cls=options.Group)
 def archive() -> None:
-    """Look into an archive, or write a synthetic one."""
+    """Download an archive, look into it, or write a synthetic one."""
+
+
+@archive.command()
+@click.argument("out", type=options.PathType)
+@click.option("--version", type=click.Choice(["v1", "v2"]), default="v2", show_default=True, help="Archive version.")
+@click.option(
+    "--part",
+    "parts",
+    default="metadata",
+    show_default=True,
+    metavar="PART[,PART...]",
+    help="What to fetch: metadata, s2, s1, maps.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file whose md5 is not the published one.")
+@click.option("--url", metavar="BASE", help="A mirror: fetch BASE/<file name> instead of the Zenodo record.")
+@click.option(
+    "--attempts",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Give up after this many attempts in a row that brought nothing.",
+)
+def download(out: Path, version: str, parts: str, overwrite: bool, url: str | None, attempts: int) -> None:
+    """Fetch the published files into the folder OUT and check them against the published md5.
+
+    \b
+    part      v2 (Zenodo record 10891137)
+    metadata  metadata.parquet,
+              metadata_for_patches_with_snow_cloud_or_shadow.parquet
+    s2        BigEarthNet-S2.tar.zst, about 63.2 GB
+    s1        BigEarthNet-S1.tar.zst
+    maps      Reference_Maps.tar.zst
+
+    \b
+    part      v1 (Zenodo record 12687186; the v1 lists are not offered here)
+    s2        BigEarthNet-S2-v1.0.tar.gz, about 66 GB
+    s1        BigEarthNet-S1-v1.0.tar.gz, about 55 GB
+
+    The same command again continues a download that was cut or stopped, and keeps files that are there and right.
+    A file gets its name when it is whole and its md5 is right; until then it is OUT/<file name>.part.
+    """  # noqa: D301 (click's mark for a table)
+    from bigearth_tf.archive.download import download_file, published_files
+
+    files = published_files(version, [part.strip() for part in parts.split(",")])
+    how = {"base_url": url, "overwrite": overwrite, "attempts": attempts}
+    paths = []
+    for file in files:
+        click.echo(f"{file.name} from {file.url(url)}", err=True)
+        try:
+            with options.progress_bar(file.part, "bytes") as report:
+                paths.append(download_file(file, out, progress=report, **how))
+        except KeyboardInterrupt:
+            if (part := out / f"{file.name}.part").exists():
+                kept = options.human_bytes(part.stat().st_size)
+                click.echo(f"{part} keeps {kept}: the same command continues there", err=True)
+            raise
+    for path in paths:
+        click.echo(f"{path}  {options.human_bytes(path.stat().st_size)}, md5 as published")
+    _print_next(out, version, {file.part: path for file, path in zip(files, paths, strict=True)})
+
+
+def _print_next(out: Path, version: str, paths: dict[str, Path]) -> None:
+    """Say which commands come next; paths are by part, which is also the name of an option of `records write`."""
+    from bigearth_tf.archive.download import V1_LISTS
+
+    folder = shlex.quote(str(out))
+    tars = {part: shlex.quote(str(path)) for part, path in paths.items() if part != "metadata"}
+    if not tars:
+        click.echo(f"next:\n  bigearth-tf archive download {folder} --part s2,s1")
+    else:
+        named = " ".join(f"--{part} {tar}" for part, tar in tars.items())
+        click.echo(f"next:\n  bigearth-tf records write {folder} {named} --out RECORDS")
+        click.echo("or unpacked (tar needs the program zstd for .tar.zst):")
+        for tar in tars.values():
+            click.echo(f"  tar -xf {tar} -C {folder}")
+        click.echo(f"  bigearth-tf archive inspect {folder}\n  bigearth-tf records write {folder} --out RECORDS")
+    if version == "v1":
+        click.echo(f"before, put the lists into {folder}: {V1_LISTS}")
 
 
 @archive.command()

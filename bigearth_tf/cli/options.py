@@ -80,10 +80,23 @@ def print_json(data: Any) -> None:
 def progress_bar(title: str, unit: str = "patches") -> Iterator[Callable[..., None]]:
     """Show progress on standard error: a bar on a terminal, a plain line now and then elsewhere.
 
+    Args:
+        title: what is being done.
+        unit: what is counted; `bytes` are shown as kB, MB, GB.
+
     Yields:
-        `report(done, total, note="")`.
+        `report(done, total, note="")`; a total of None is unknown, a count that falls begins another round.
     """
     began: list[tuple[float, int]] = []
+    latest = 0
+
+    def falls(done: int) -> bool:
+        """Say whether another round begins, such as a check after a download; the rate starts anew with it."""
+        nonlocal latest
+        fell, latest = done < latest, done
+        if fell:
+            began.clear()
+        return fell
 
     def rate(done: int) -> str:
         """Rate since the first report: what came before was start-up."""
@@ -92,15 +105,29 @@ def progress_bar(title: str, unit: str = "patches") -> Iterator[Callable[..., No
             began.append((now, done))
         seconds, new = now - began[0][0], done - began[0][1]
         speed = new / seconds if seconds > 0 else 0
+        if unit == "bytes":
+            return f"{human_bytes(round(speed))}/s" if new else ""
         return f"{speed:,.{0 if speed >= 10 else 1}f} {unit}/s" if new else ""
 
+    def amount(done: int, total: int | None) -> str:
+        if unit == "bytes":
+            return human_bytes(done) + ("" if total is None else f" of {human_bytes(total)}")
+        return f"{done}/{total} {unit}"
+
     if sys.stderr.isatty():
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
 
         columns = (
             TextColumn("{task.description:<10}"),
-            BarColumn(),
-            MofNCompleteColumn(),
+            BarColumn(20 if unit == "bytes" else 40),  # numbers in bytes are wide
+            DownloadColumn() if unit == "bytes" else MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
@@ -108,21 +135,31 @@ def progress_bar(title: str, unit: str = "patches") -> Iterator[Callable[..., No
         with Progress(*columns, console=console(stderr=True)) as bars:
             task = bars.add_task(title, total=None, note="", rate="")
 
-            def report(done: int, total: int, note: str = "") -> None:
+            def report(done: int, total: int | None, note: str = "") -> None:
+                if falls(done):
+                    bars.reset(task)
                 bars.update(task, completed=done, total=total, note=note, rate=rate(done))
 
             yield report
     else:
         last, finished = time.monotonic(), False
 
-        def report(done: int, total: int, note: str = "") -> None:
+        def report(done: int, total: int | None, note: str = "") -> None:
             nonlocal last, finished
-            now, speed = time.monotonic(), rate(done)
-            if (done >= total and not finished) or now - last >= _PLAIN_LINE_EVERY:
-                last, finished = now, done >= total
-                click.echo(", ".join(filter(None, (f"{title}: {done}/{total} {unit}", speed, note))), err=True)
+            finished = not falls(done) and finished
+            now, speed, whole = time.monotonic(), rate(done), total is not None and done >= total
+            if (whole and not finished) or now - last >= _PLAIN_LINE_EVERY:
+                last, finished = now, whole
+                click.echo(", ".join(filter(None, (f"{title}: {amount(done, total)}", speed, note))), err=True)
 
         yield report
+
+
+def human_bytes(size: int) -> str:
+    """Return a number of bytes in kB, MB, GB: steps of 1,000."""
+    from rich.filesize import decimal
+
+    return decimal(size)
 
 
 def score_table(scores: dict[str, float | None], title: str):
