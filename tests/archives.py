@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bigearth_tf.archive.geotiff import encode_band, encode_reference_map
+from bigearth_tf.archive.geotiff_encode import encode_band, encode_reference_map
 from bigearth_tf.bands import BANDS, Band
 from bigearth_tf.nomenclature import labels_43_to_19
 

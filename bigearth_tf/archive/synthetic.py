@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from bigearth_tf.archive._scenes import Scene, make_scene, random
-from bigearth_tf.archive.geotiff import encode_band, encode_reference_map
+from bigearth_tf.archive.geotiff_encode import encode_band, encode_reference_map
 from bigearth_tf.archive.layout import v2_split
 from bigearth_tf.bands import BANDS, PATCH_METRES
 from bigearth_tf.contract import ARCHIVE_VERSIONS

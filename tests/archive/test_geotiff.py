@@ -11,15 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bigearth_tf.archive.geotiff import (
-    encode_band,
-    encode_reference_map,
-    is_plain,
-    read_band,
-    read_bytes,
-    read_header,
-    read_reference_map,
-)
+from bigearth_tf.archive.geotiff import is_plain, read_band, read_bytes, read_header, read_reference_map
+from bigearth_tf.archive.geotiff_encode import encode_band, encode_reference_map
 from bigearth_tf.bands import BANDS, Band
 from bigearth_tf.errors import GeoTiffError, MissingBandError
 

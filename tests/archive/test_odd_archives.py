@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from bigearth_tf.archive.geotiff import encode_band, encode_reference_map, read_band
+from bigearth_tf.archive.geotiff import read_band
+from bigearth_tf.archive.geotiff_encode import encode_band, encode_reference_map
 from bigearth_tf.archive.metadata import index_archive
 from bigearth_tf.archive.pairing import resolve_patches
 from bigearth_tf.archive.patch import read_band_files
@@ -82,7 +83,7 @@ def test_a_file_without_georeference_is_refused_without_a_warning(tmp_path):
 def test_v2_patches_outside_the_tables_are_reported_as_that(tmp_path):
     write_v2(tmp_path, [*PAIRS, *FLAGGED])
     (tmp_path / FLAGGED_TABLE).unlink()
-    assert {p.kind for p in index_archive([tmp_path]).problems} == {"not in the metadata tables"}
+    assert {p.kind for p in index_archive([tmp_path]).problems} == {"not in metadata.parquet"}
 
 
 def test_a_file_that_is_no_known_list_is_refused_as_a_root(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from bigearth_tf.archive.geotiff import encode_band
+from bigearth_tf.archive.geotiff_encode import encode_band
 from bigearth_tf.archive.patch import band_files, read_band_files
 from bigearth_tf.bands import BAND_SETS, BANDS
 from bigearth_tf.contract import DataContract
