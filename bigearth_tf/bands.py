@@ -87,25 +87,25 @@ class Grid:
     name: str
     bands: tuple[Band, ...]
 
-    @property
+    @cached_property
     def sensor(self) -> str:
         return self.bands[0].sensor
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Rows (= columns) in pixels."""
         return self.bands[0].size
 
-    @property
+    @cached_property
     def dtype(self) -> str:
         return self.bands[0].dtype
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, int, int]:
         """(rows, columns, bands) of one patch."""
         return (self.size, self.size, len(self.bands))
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of one patch."""
         return sum(band.nbytes for band in self.bands)

@@ -34,7 +34,7 @@ def v2_roots(shared):
 
 
 def test_real_v1_pairs_convert_with_the_official_lists_and_verify(v1_roots, tmp_path):
-    manifest = write_records(v1_roots, tmp_path / "records", keep_excluded=True)
+    manifest = write_records(v1_roots, tmp_path / "records", include=["snow"])
     assert {s: manifest.records_in(s) for s in manifest.splits} == {"train": 2, "test": 1, "excluded": 1}
     assert manifest.contract.split == "official v1"
     report = verify_records(tmp_path / "records", v1_roots)
@@ -83,7 +83,7 @@ def test_an_overfitted_model_predicts_its_training_labels_from_the_bundle_and_th
 
 
 def test_model_and_all_signatures_agree_on_real_pairs(v1_roots, tmp_path):
-    write_records(v1_roots, tmp_path / "records", keep_excluded=True, unsplit=True)
+    write_records(v1_roots, tmp_path / "records", include=["snow"], unsplit=True)
     model = create_model("shallow_cnn_s1s2_late", contract=Manifest.load(tmp_path / "records").contract)
     bundle = Bundle(export_bundle(model, tmp_path / "bundles"))
     entries = index_archive(v1_roots, unsplit=True).entries

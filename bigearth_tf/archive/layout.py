@@ -36,8 +36,8 @@ METADATA_FILES = {
 # The v2 tables also know the partner and country of 549,488 of the 590,326 v1 patches.
 METADATA_FILES["v1"] += METADATA_FILES["v2"]
 _ALIASES = {"validation.csv": "val.csv"}
-LABELS_SUFFIX = "_labels_metadata.json"
-MAP_SUFFIX = "_reference_map.tif"
+LABELS_FILE, MAP_FILE = "labels_metadata.json", "reference_map.tif"  # behind the patch name and an underscore
+LABELS_SUFFIX, MAP_SUFFIX = f"_{LABELS_FILE}", f"_{MAP_FILE}"
 _PEEK = 64
 _DEPTH = 2
 
@@ -143,12 +143,14 @@ def folder_kind(path: Path) -> tuple[str, str] | None:
     return None
 
 
-def find_folders(roots: Iterable[Path | str]) -> Folders:
+def find_folders(roots: Iterable[Path | str], *, lists_only: bool = False, version: str | None = None) -> Folders:
     """Find the published folders and metadata files in some roots.
 
     Args:
         roots: published folders (BigEarthNet-v1.0, BigEarthNet-S1-v1.0, BigEarthNet-S2, BigEarthNet-S1,
             Reference_Maps), the metadata and split files, or folders that hold some of them.
+        lists_only: the roots may hold metadata files alone.
+        version: `v1` or `v2`, where the roots do not show it.
 
     Raises:
         ArchiveNotFoundError: a root does not exist, or no root holds patches.
@@ -163,8 +165,10 @@ def find_folders(roots: Iterable[Path | str]) -> Folders:
         if root.is_file() and not any(_ALIASES.get(root.name, root.name) in n for n in METADATA_FILES.values()):
             raise ArchiveError(f"{root} is no metadata or split file; known are {', '.join(METADATA_FILES['v1'])}")
         _search(root, _DEPTH, found, files)
-    versions = sorted({version for version, _ in found})
+    versions = sorted({found_version for found_version, _ in found} | ({version} if version else set()))
     listing = ", ".join(map(str, roots))
+    if not versions and lists_only and files:
+        versions = ["v1" if any(name.endswith(".csv") for name in files) else "v2"]
     if not versions:
         raise ArchiveNotFoundError(
             f"no BigEarthNet patches in {listing}; a root is a published folder (BigEarthNet-v1.0, "
@@ -176,7 +180,7 @@ def find_folders(roots: Iterable[Path | str]) -> Folders:
         )
     (version,) = versions
     kinds = {kind: path for (_, kind), path in found.items()}
-    if not kinds.keys() & {"s2", "s1"}:
+    if not kinds.keys() & {"s2", "s1"} and not lists_only:
         raise ArchiveNotFoundError(
             f"{listing} holds reference maps but no image patches; name BigEarthNet-S2 or -S1 too"
         )

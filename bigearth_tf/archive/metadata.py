@@ -5,37 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bigearth_tf.archive.layout import S1_NAME, S2_V1_NAME, S2_V2_NAME, Folders, find_folders, labels_path
+from bigearth_tf.archive.layout import S1_NAME, S2_V1_NAME, S2_V2_NAME, Folders, find_folders, labels_path, v2_split
+from bigearth_tf.archive.lists import (
+    CLOUD,
+    NO_SPLIT,
+    OFFICIAL_MD5,
+    SNOW,
+    V1_EXCLUSION_FILES,
+    V1_SPLIT_FILES,
+    V2_FLAGGED,
+    read_csv_list,
+    read_v2_columns,
+)
+from bigearth_tf.archive.tarball import TarIndex
 from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, MissingBandError, UnknownNameError
 
-SPLITS = ("train", "validation", "test")
 SENSOR_CHOICES = ("auto", "s1s2", "s2", "s1")
 
-SNOW, CLOUD, NO_LABEL, NO_SPLIT = "seasonal snow", "cloud or shadow", "no 19-class label", "in no official split"
-_V1_SPLIT_FILES = {"train": "train.csv", "validation": "val.csv", "test": "test.csv"}
-_V1_EXCLUSION_FILES = {
-    SNOW: "patches_with_seasonal_snow.csv",
-    CLOUD: "patches_with_cloud_and_shadow.csv",
-    NO_LABEL: "patches_with_no_19_class_targets.csv",
-}
-
-# md5 of the lists as published. Sources: v1 one-column CSVs of kai-tub/bigearthnet_common @ 2010779 and of the
-# official S2 model repositories; v2 Zenodo record 10891137.
-OFFICIAL_MD5 = {
-    # one column (S2 name), and two columns (S2 name, S1 name) of the multi-modal model repository
-    "train.csv": ("414fe489db59cbf66fa44a659f4409ef", "623e501b38ab7b12fe44f0083c00986d"),
-    "val.csv": ("7ec8f17a5f9c2b003a9fc6f74a9fbe17", "22efe8ed9cbd71fa10742ff7df2b7978"),
-    "test.csv": ("b3ab2c2434d88cf03ab77ed17f1d08e0", "697fb90677e30571b9ac7699b7e5b432"),
-    "patches_with_seasonal_snow.csv": ("7219803bde2ab2925ded75c5109450f5",),
-    "patches_with_cloud_and_shadow.csv": ("7388ec3bee2d519846f01ecb9f95cc4d",),
-    "patches_with_no_19_class_targets.csv": ("e7ccfd2669cbea5eb96daebc2504a8f7",),
-    "metadata.parquet": ("55687065e77b6d0b0f1ff604a6e7b49c",),
-    "metadata_for_patches_with_snow_cloud_or_shadow.parquet": ("fe31856f4986d446c9468b59d6387c91",),
-}
+# Kinds of problems: the first are faults of single patches, the others say what lies outside of the selection.
+NO_ROW, BAD_JSON = "not in the metadata tables", "unreadable JSON"
+NO_PARTNER_NAMED = "S1 JSON without corresponding_s2_patch"
+FAULTS = (NO_ROW, BAD_JSON, NO_PARTNER_NAMED)
+LONE_S2, LONE_S1, FOREIGN = "S2 patch without S1 partner", "S1 patch without S2 partner", "foreign folder"
+WRONG_SPLIT, NO_FLAGGED_TABLE = "split differs from the rule of its grid cell", "not in metadata.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +40,12 @@ class PatchEntry:
 
     Attributes:
         name: the S2 patch name; the S1 name where there is no S2 patch.
-        s2_dir, s1_dir: patch folders, None where the sensor is absent or not asked for.
+        s2_dir, s1_dir: patch folders or places in a tarball, None where the sensor is absent or not asked for.
         split: official split, None where the patch is in none.
         excluded: why the patch is not recommended, None where it is.
         labels: 19-class names from the metadata table; None where the patch's JSON has them.
         country: from the metadata table, empty where unknown.
+        map_dir: folder or place of the reference map, where area fractions are asked for.
     """
 
     name: str
@@ -58,14 +55,16 @@ class PatchEntry:
     excluded: str | None
     labels: tuple[str, ...] | None = None
     country: str = ""
+    map_dir: str | None = None
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in an archive that is not as published: a kind to count by, and the case."""
+    """Something in an archive that is not as published: a kind to count by, the case, and the patch's name if known."""
 
     kind: str
     detail: str
+    name: str = field(default="", compare=False)
 
 
 @dataclass
@@ -79,6 +78,7 @@ class ArchiveIndex:
         problems: what was found and left out.
         split_source: `official v1`, `official v2`, or what else the split comes from.
         hashes: metadata file name -> md5.
+        absent: rows of the lists whose patch is not here.
     """
 
     folders: Folders
@@ -87,45 +87,70 @@ class ArchiveIndex:
     problems: list[Problem] = field(default_factory=list)
     split_source: str = ""
     hashes: dict[str, str] = field(default_factory=dict)
+    absent: int = 0
 
     @property
     def version(self) -> str:
         return self.folders.version
+
+    @property
+    def faults(self) -> list[Problem]:
+        """Patches that the lists or their own files do not tell enough about to be written."""
+        return [problem for problem in self.problems if problem.kind in FAULTS]
 
     def counts(self) -> dict[str, int]:
         """Patches by split; those that are not recommended count under the reason."""
         return dict(sorted(Counter(e.excluded or e.split for e in self.entries).items()))
 
 
-def index_archive(roots: Iterable[Path | str], *, sensors: str = "auto", unsplit: bool = False) -> ArchiveIndex:
-    """Join folders and lists into one index. Reads no pixels; v1 pairs may need every S1 JSON once.
+def index_archive(
+    roots: Iterable[Path | str],
+    *,
+    sensors: str = "auto",
+    unsplit: bool = False,
+    tarballs: Iterable[TarIndex] = (),
+    reference_maps: bool = False,
+    lists_only: bool = False,
+) -> ArchiveIndex:
+    """Join folders or tarballs with the lists into one index. Reads no pixels; v1 pairs may need every S1 JSON once.
 
     Args:
-        roots: as for `find_folders`.
+        roots: as for `find_folders`; with tarballs or `lists_only` just the metadata and split files.
         sensors: `s1s2` pairs, `s2` or `s1` alone; `auto` takes pairs where both folders exist.
         unsplit: take a v1 archive without split lists and put every patch into the split `all`.
+        tarballs: indexes of the published tarballs, in place of folders.
+        reference_maps: also note where each patch's v2 reference map lies.
+        lists_only: take every patch that the lists name as if it were here; pixels cannot be read from such an index.
 
     Raises:
         ArchiveNotFoundError: no patches of these sensors, or no lists where they are needed.
         ArchiveError: no S1 patch has its S2 partner on disk.
         UnknownNameError: no such choice of sensors.
     """
-    roots = list(roots)
+    roots, tars = list(roots), {tar.kind: tar for tar in tarballs}
     if sensors not in SENSOR_CHOICES:
         raise UnknownNameError("choice of sensors", sensors, SENSOR_CHOICES)
-    folders = find_folders(roots)
-    wanted = folders.sensors if sensors == "auto" else tuple(s for s in ("s2", "s1") if s in sensors)
+    folders = find_folders(roots, lists_only=lists_only or bool(tars), version=_version(tars))
+    there = tuple(s for s in ("s2", "s1") if lists_only or s in tars or s in folders.sensors)
+    wanted = there if sensors == "auto" else tuple(s for s in ("s2", "s1") if s in sensors)
     for sensor in wanted:
-        if sensor not in folders.sensors:
+        if sensor not in there:
             raise ArchiveNotFoundError(
-                f"no {folders.version} folder of {sensor} in {', '.join(map(str, roots))}; found {folders.sensors}"
+                f"no {folders.version} folder of {sensor} in {', '.join(map(str, roots))}; found {there}"
             )
     index = ArchiveIndex(folders, wanted)
     for name, path in folders.metadata.items():
         index.hashes[name] = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-    dirs = {sensor: _named_dirs(index, sensor) for sensor in ("s2", "s1") if sensor in wanted}
+    kinds = (*wanted, "reference_maps") if reference_maps else wanted
+    dirs = {} if lists_only else {kind: _locations(index, kind, tars) for kind in kinds}
+    maps = dirs.pop("reference_maps", None)
     found = {sensor: len(names) for sensor, names in dirs.items()}
-    (_index_v1 if folders.version == "v1" else _index_v2)(index, dirs, unsplit)
+    if folders.version == "v1":
+        if reference_maps:
+            raise ArchiveError("area fractions come from reference maps, and only v2 has them; this is a v1 archive")
+        _index_v1(index, dirs, unsplit, tars.get("s1"))
+    else:
+        _index_v2(index, dirs, unsplit, maps)
     index.entries.sort(key=lambda e: e.name)
     if not index.entries:
         counts = " and ".join(f"{n} {sensor} patches" for sensor, n in found.items())
@@ -136,88 +161,101 @@ def index_archive(roots: Iterable[Path | str], *, sensors: str = "auto", unsplit
     return index
 
 
-def _named_dirs(index: ArchiveIndex, sensor: str) -> dict[str, str]:
-    pattern = S1_NAME if sensor == "s1" else S2_V1_NAME if index.version == "v1" else S2_V2_NAME
+def _version(tars: Mapping[str, TarIndex]) -> str | None:
+    versions = {tar.version: tar.source for tar in tars.values()}
+    if len(versions) > 1:
+        raise ArchiveError(f"tarballs of one archive version belong together; got {versions}")
+    return next(iter(versions), None)
+
+
+def _locations(index: ArchiveIndex, kind: str, tars: Mapping[str, TarIndex]) -> dict[str, str]:
+    """Return patch name -> folder or place in a tarball."""
+    if tar := tars.get(kind):
+        index.problems += [Problem(FOREIGN, f"{tar.source}: {name} is no file of a patch") for name in tar.foreign]
+        return tar.patches
+    if getattr(index.folders, kind) is None:
+        raise ArchiveNotFoundError(
+            "area fractions need the reference maps of v2; name the folder Reference_Maps as another root, "
+            "or their tarball"
+        )
+    pattern = S1_NAME if kind == "s1" else S2_V1_NAME if index.version == "v1" else S2_V2_NAME
     dirs = {}
-    for path in index.folders.patch_dirs(sensor):
+    for path in index.folders.patch_dirs(kind):
         if pattern.fullmatch(path.name):
             dirs[path.name] = str(path)
         else:
-            index.problems.append(Problem("foreign folder", f"{path} is no patch name of {index.version} {sensor}"))
+            index.problems.append(Problem(FOREIGN, f"{path} is no patch name of {index.version} {kind}"))
     return dirs
 
 
 def _unpaired(index: ArchiveIndex, s2_names: Iterable[str], s1_names: Iterable[str]) -> None:
-    index.problems += [Problem("S2 patch without S1 partner", name) for name in sorted(s2_names)]
-    index.problems += [Problem("S1 patch without S2 partner", name) for name in sorted(s1_names)]
-
-
-def read_v2_table(paths: Sequence[Path], column: str | None = None, names: Iterable[str] = ()) -> list[dict]:
-    """Read rows of the v2 metadata tables.
-
-    Args:
-        paths: metadata.parquet and, if wanted, the one of snow, cloud and shadow.
-        column, names: keep rows whose `column` is one of `names`; all rows without a column.
-
-    Raises:
-        ArchiveError: not a table of the published schema.
-    """
-    import pyarrow as pa
-    import pyarrow.compute as pc
-    import pyarrow.parquet as pq
-
-    columns = [
-        "patch_id", "labels", "split", "country", "s1_name", "s2v1_name",
-        "contains_seasonal_snow", "contains_cloud_or_shadow",
-    ]  # fmt: skip
-    rows = []
-    for path in paths:
-        try:
-            table = pq.read_table(path, columns=columns)
-        except (pa.ArrowException, KeyError, OSError) as error:
-            raise ArchiveError(
-                f"{path} is no v2 metadata table with the columns {', '.join(columns)}: {error}"
-            ) from None
-        if column:
-            table = table.filter(pc.is_in(table[column], pa.array(list(names), pa.string())))
-        rows += table.to_pylist()
-    return rows
+    index.problems += [Problem(LONE_S2, name, name) for name in sorted(s2_names)]
+    index.problems += [Problem(LONE_S1, name, name) for name in sorted(s1_names)]
 
 
 def _tables(folders: Folders) -> list[Path]:
     return [path for name, path in folders.metadata.items() if name.endswith(".parquet")]
 
 
-def _index_v2(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: bool) -> None:
+def _index_v2(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: bool, maps: dict | None) -> None:
     tables = _tables(index.folders)
     if not tables:
         raise ArchiveNotFoundError(
             "v2 keeps labels, splits and pairs in metadata.parquet, and none was found; "
             "put it beside the patches or name its folder as another root"
         )
+    rows = read_v2_columns(tables)
+    if not dirs:  # lists only: where the published folders would have them
+        dirs = _published_v2(index.sensors, rows)
     s2, s1 = dirs.get("s2"), dirs.get("s1")
-    rows = read_v2_table(tables, *(("patch_id", s2) if s2 is not None else ("s1_name", s1)))
-    known = {name for row in rows for name in (row["patch_id"], row["s1_name"])}
-    left = {"s2": dict(s2 or {}), "s1": dict(s1 or {})}
-    for row in rows:
-        s2_dir = left["s2"].get(row["patch_id"])
-        s1_dir = left["s1"].get(row["s1_name"])
+    used_s2, used_s1 = set(), set()
+    for name, s1_name, split, labels, country, snow, cloud in zip(
+        *(rows[c] for c in ("patch_id", "s1_name", "split", "labels", "country")),
+        rows["contains_seasonal_snow"],
+        rows["contains_cloud_or_shadow"],
+        strict=True,
+    ):
+        s2_dir = s2.get(name) if s2 is not None else None
+        s1_dir = s1.get(s1_name) if s1 is not None else None
         if (s2 is not None and s2_dir is None) or (s1 is not None and s1_dir is None):
+            index.absent += 1
             continue
-        left["s2"].pop(row["patch_id"], None)
-        left["s1"].pop(row["s1_name"], None)
-        excluded = SNOW if row["contains_seasonal_snow"] else CLOUD if row["contains_cloud_or_shadow"] else None
-        split = "all" if unsplit else row["split"]
-        name = row["patch_id"] if s2 is not None else row["s1_name"]
+        used_s2.add(name)
+        used_s1.add(s1_name)
+        excluded = SNOW if snow else CLOUD if cloud else None
+        if split != v2_split(name):
+            index.problems.append(
+                Problem(WRONG_SPLIT, f"{name} is in {split!r}, its grid cell belongs to {v2_split(name)!r}", name)
+            )
         index.entries.append(
-            PatchEntry(name, s2_dir, s1_dir, split, excluded, tuple(row["labels"]), row["country"])
-        )  # fmt: skip
+            PatchEntry(
+                name if s2 is not None else s1_name,
+                s2_dir,
+                s1_dir,
+                "all" if unsplit else split,
+                excluded,
+                labels,
+                country,
+                None if maps is None else maps.get(name, f"{name}"),
+            )
+        )
+    left_s2, left_s1 = (s2 or {}).keys() - used_s2, (s1 or {}).keys() - used_s1
+    known = (left_s2 & set(rows["patch_id"])) | (left_s1 & set(rows["s1_name"]))
     if s2 is not None and s1 is not None:
-        known |= {row["s1_name"] for row in read_v2_table(tables, "s1_name", left["s1"])}
-        _unpaired(index, left["s2"].keys() & known, left["s1"].keys() & known)
-    for name in sorted((left["s2"] | left["s1"]).keys() - known):
-        index.problems.append(Problem("not in the metadata tables", name))
+        _unpaired(index, left_s2 & known, left_s1 & known)
+    complete = any(path.name == V2_FLAGGED for path in tables)
+    for name in sorted((left_s2 | left_s1) - known):
+        index.problems.append(Problem(NO_ROW if complete else NO_FLAGGED_TABLE, name, name))
     index.split_source = "unsplit" if unsplit else _split_source(index, [path.name for path in tables])
+
+
+def _published_v2(sensors: Iterable[str], rows: Mapping[str, list]) -> dict[str, dict[str, str]]:
+    dirs = {}
+    if "s2" in sensors:
+        dirs["s2"] = {n: f"BigEarthNet-S2/{n[:-6]}/{n}" for n in rows["patch_id"]}
+    if "s1" in sensors:
+        dirs["s1"] = {n: f"BigEarthNet-S1/{n.rsplit('_', 3)[0]}/{n}" for n in rows["s1_name"]}
+    return dirs
 
 
 def _split_source(index: ArchiveIndex, files: Iterable[str]) -> str:
@@ -225,28 +263,26 @@ def _split_source(index: ArchiveIndex, files: Iterable[str]) -> str:
     return f"official {index.version}" if official else f"lists beside the archive ({', '.join(files)})"
 
 
-def read_csv_list(path: Path) -> list[tuple[str, ...]]:
-    """Read an official v1 list: rows of one or two names, no header, CRLF or LF."""
-    lines = path.read_text("utf-8").split("\n")
-    return [tuple(c.strip() for c in line.split(",")) for line in lines if line.strip()]
-
-
-def _index_v1(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: bool) -> None:
+def _index_v1(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: bool, tar: TarIndex | None) -> None:
     splits, excluded, partner = _v1_lists(index, unsplit)
-    rows = {}
+    country = {}
     if tables := _tables(index.folders):
-        names = dirs.get("s2") or {}
-        key = ("s2v1_name", names) if "s2" in dirs else ("s1_name", dirs["s1"])
-        rows = {row["s2v1_name"]: row for row in read_v2_table(tables, *key)}
-        partner.update((row["s1_name"], name) for name, row in rows.items())
+        rows = read_v2_columns(tables)
+        country = dict(zip(rows["s2v1_name"], rows["country"], strict=True))
+        partner.update(zip(rows["s1_name"], rows["s2v1_name"], strict=True))
+    if not dirs:  # lists only: where the published folders would have them
+        listed = splits.keys() | excluded.keys()
+        names = {"s2": listed, "s1": {s1 for s1, s2 in partner.items() if s2 in listed}}
+        tops = {"s2": "BigEarthNet-v1.0", "s1": "BigEarthNet-S1-v1.0"}
+        dirs = {s: {name: f"{tops[s]}/{name}" for name in names[s]} for s in index.sensors}
     s2_of_s1 = {}
     for name, path in dirs.get("s1", {}).items():
         try:
-            s2_of_s1[name] = partner.get(name) or read_labels_json(path)["corresponding_s2_patch"]
+            s2_of_s1[name] = partner.get(name) or _partner(name, path, tar)
         except KeyError:
-            index.problems.append(Problem("S1 JSON without corresponding_s2_patch", name))
+            index.problems.append(Problem(NO_PARTNER_NAMED, name, name))
         except ArchiveError as error:
-            index.problems.append(Problem("unreadable JSON", str(error)))
+            index.problems.append(Problem(BAD_JSON, str(error), name))
     s1_of_s2 = {s2: s1 for s1, s2 in s2_of_s1.items()}
     if "s2" not in dirs:
         pairs = [(s2, s1) for s1, s2 in s2_of_s1.items()]
@@ -256,20 +292,28 @@ def _index_v1(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: boo
         pairs = [(s2, s1_of_s2[s2]) for s2 in dirs["s2"] if s2 in s1_of_s2]
         paired = {s2 for s2, _ in pairs}
         _unpaired(index, dirs["s2"].keys() - paired, {s1 for s1, s2 in s2_of_s1.items() if s2 not in paired})
+    index.absent = len((splits.keys() | excluded.keys()) - {s2 for s2, _ in pairs})
     for s2, s1 in pairs:
         split = "all" if unsplit else splits.get(s2)
-        reason = excluded.get(s2) or (None if split else NO_SPLIT)
-        country = rows[s2]["country"] if s2 in rows else ""
         index.entries.append(
             PatchEntry(
                 s2 if "s2" in dirs else s1,
                 dirs["s2"][s2] if "s2" in dirs else None,
                 dirs["s1"][s1] if s1 and "s1" in dirs else None,
                 split,
-                reason,
-                country=country,
+                excluded.get(s2) or (None if split else NO_SPLIT),
+                country=country.get(s2, ""),
             )
         )
+
+
+def _partner(name: str, location: str, tar: TarIndex | None) -> str:
+    """Return the S2 name in an S1 patch's JSON."""
+    if tar is None:
+        return read_labels_json(location)["corresponding_s2_patch"]
+    if name in tar.bad_json:
+        raise ArchiveError(tar.bad_json[name])
+    return tar.partners[name]
 
 
 def _v1_lists(index: ArchiveIndex, unsplit: bool) -> tuple[dict[str, str], dict[str, str], dict[str, str]]:
@@ -277,13 +321,13 @@ def _v1_lists(index: ArchiveIndex, unsplit: bool) -> tuple[dict[str, str], dict[
     files = index.folders.metadata
     splits: dict[str, str] = {}
     partner: dict[str, str] = {}
-    used = [name for name in _V1_SPLIT_FILES.values() if name in files]
+    used = [name for name in V1_SPLIT_FILES.values() if name in files]
     if not unsplit and not used:
         raise ArchiveNotFoundError(
             "a v1 archive holds no splits, and no train.csv, val.csv or test.csv was found; name the folder of the "
             "official lists as another root, or take every patch as one split with --unsplit"
         )
-    for split, file in _V1_SPLIT_FILES.items():
+    for split, file in V1_SPLIT_FILES.items():
         for row in read_csv_list(files[file]) if file in files else ():
             if splits.setdefault(row[0], split) != split:
                 raise ArchiveError(
@@ -293,7 +337,7 @@ def _v1_lists(index: ArchiveIndex, unsplit: bool) -> tuple[dict[str, str], dict[
                 partner[row[1]] = row[0]
     excluded = {
         row[0]: reason
-        for reason, file in reversed(_V1_EXCLUSION_FILES.items())
+        for reason, file in reversed(V1_EXCLUSION_FILES.items())
         if file in files
         for row in read_csv_list(files[file])
     }
@@ -310,12 +354,22 @@ def read_labels_json(folder: str) -> dict:
     """
     path = labels_path(folder)
     try:
-        with open(path, encoding="utf-8") as file:
-            data = json.load(file)
+        with open(path, "rb") as file:
+            return parse_labels_json(file.read(), path)
     except FileNotFoundError:
         raise MissingBandError(f"{path} does not exist; a v1 patch keeps its labels there") from None
+
+
+def parse_labels_json(data: bytes, where: str) -> dict:
+    """Parse a v1 patch's JSON file; `where` names it in errors.
+
+    Raises:
+        ArchiveError: not JSON, or without labels.
+    """
+    try:
+        parsed = json.loads(data)
     except ValueError as error:
-        raise ArchiveError(f"{path} is not JSON ({error}); extract it again from the archive") from None
-    if not isinstance(data, dict) or not isinstance(data.get("labels"), list):
-        raise ArchiveError(f"{path} has no list of labels; is it a file of the archive?")
-    return data
+        raise ArchiveError(f"{where} is not JSON ({error}); extract it again from the archive") from None
+    if not isinstance(parsed, dict) or not isinstance(parsed.get("labels"), list):
+        raise ArchiveError(f"{where} has no list of labels; is it a file of the archive?")
+    return parsed

@@ -16,7 +16,8 @@ from bigearth_tf.archive.layout import (
     find_folders,
     grid_cell,
 )
-from bigearth_tf.archive.metadata import read_labels_json, read_v2_table
+from bigearth_tf.archive.lists import read_v2_table
+from bigearth_tf.archive.metadata import read_labels_json
 from bigearth_tf.archive.patch import band_files
 from bigearth_tf.bands import BANDS
 from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, MissingBandError, PairError

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bigearth_tf.archive import geotiff
-from bigearth_tf.archive.layout import band_stem
-from bigearth_tf.archive.metadata import CLOUD, SNOW, PatchEntry, read_labels_json
-from bigearth_tf.bands import BAND_SETS, BANDS, BandSet, Grid
+from bigearth_tf.archive.geotiff import GeoTiffHeader
+from bigearth_tf.archive.layout import LABELS_FILE, MAP_FILE, band_stem
+from bigearth_tf.archive.lists import CLOUD, SNOW
+from bigearth_tf.archive.metadata import PatchEntry, parse_labels_json
+from bigearth_tf.archive.reference_map import class_areas, labels_of_map
+from bigearth_tf.archive.tarball import TarPatch, is_tar_location
+from bigearth_tf.bands import BAND_SETS, BANDS, Band, BandSet, Grid
 from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, LabelError, MissingBandError, PairError
 from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, labels_43_to_19
 
@@ -32,6 +37,8 @@ class PatchPair:
         split: official split, empty where the patch is in none.
         country: empty where unknown.
         snow, cloud_or_shadow: on the official exclusion lists.
+        areas: (19,) float32, share of the patch that each class covers in the v2 reference map, in CLC order; None
+            where it was not asked for.
     """
 
     name: str
@@ -47,13 +54,37 @@ class PatchPair:
     country: str = ""
     snow: bool = False
     cloud_or_shadow: bool = False
+    areas: np.ndarray | None = None
 
-    def grid(self, grid: Grid) -> np.ndarray:
-        """Return the bands of a grid as one array of grid.shape and grid.dtype."""
-        pixels = np.empty(grid.shape, grid.dtype)
+    def grid(self, grid: Grid, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the bands of a grid as one array of grid.shape and grid.dtype, in `out` where it is given."""
+        pixels = np.empty(grid.shape, grid.dtype) if out is None else out
         for i, name in enumerate(grid.band_names):
             pixels[..., i] = self.bands[name]
         return pixels
+
+
+class FolderPatch:
+    """The files of a patch in its folder. `TarPatch` is the same for a patch in a tarball."""
+
+    __slots__ = ("_stem", "name")
+
+    def __init__(self, folder: str):
+        self._stem = band_stem(folder)
+        self.name = os.path.basename(folder)
+
+    def where(self, suffix: str) -> str:
+        """Return the path of the file `<patch>_<suffix>`."""
+        return self._stem + suffix
+
+    def read(self, suffix: str) -> bytes:
+        """Return the bytes of the file `<patch>_<suffix>`; raise MissingBandError if there is none."""
+        return geotiff.read_bytes(self._stem + suffix)
+
+
+def open_patch(location: str) -> FolderPatch | TarPatch:
+    """Return the files of a patch: location is a folder, or a place in an indexed tarball."""
+    return TarPatch(location) if is_tar_location(location) else FolderPatch(location)
 
 
 def read_patch(entry: PatchEntry, version: str) -> PatchPair:
@@ -64,37 +95,35 @@ def read_patch(entry: PatchEntry, version: str) -> PatchPair:
         version: `v1` or `v2`.
 
     Raises:
-        MissingBandError: a band or the JSON is missing, named.
+        MissingBandError: a band, the JSON or the reference map is missing, named.
         GeoTiffError: a band is truncated or foreign.
-        LabelError: a label is outside the nomenclature.
+        LabelError: a label is outside the nomenclature, or the reference map has others.
         PairError: the bands or sensors do not show the same place.
     """
     bands: dict[str, np.ndarray] = {}
+    patches: dict[str, FolderPatch | TarPatch] = {}
     place = None
-    for sensor, folder in (("s2", entry.s2_dir), ("s1", entry.s1_dir)):
-        if folder is None:
+    for sensor, location in (("s2", entry.s2_dir), ("s1", entry.s1_dir)):
+        if location is None:
             continue
-        stem = band_stem(folder)
-        for name in _SENSOR_BANDS[sensor]:
-            path = f"{stem}{name}.tif"
-            try:
-                bands[name], header = geotiff.read_band(path, BANDS[name])
-            except MissingBandError:  # some sample copies of v2 are named .tiff
-                bands[name], header = _read_tiff_suffix(folder, name, path)
-            if place is None:
-                place, first = header, path
-            elif (header.ulx, header.uly, header.epsg) != (place.ulx, place.uly, place.epsg):
-                raise PairError(
-                    f"bands of a pair show one place; {first} is at EPSG:{place.epsg} {place.bounds}, "
-                    f"{path} at EPSG:{header.epsg} {header.bounds}"
-                )
-    s2_name = Path(entry.s2_dir).name if entry.s2_dir else ""
-    s1_name = Path(entry.s1_dir).name if entry.s1_dir else ""
-    s2_json, s1_json = _jsons(entry, version)
+        patch = patches[sensor] = open_patch(location)
+        for grid in _SENSOR_GRIDS[sensor]:
+            for header, where in _read_grid(patch, grid, bands):
+                if place is None:
+                    place, first = header, where
+                elif header.ulx != place.ulx or header.uly != place.uly or header.epsg != place.epsg:
+                    raise PairError(
+                        f"bands of a pair show one place; {first} is at EPSG:{place.epsg} {place.bounds}, "
+                        f"{where} at EPSG:{header.epsg} {header.bounds}"
+                    )
+    s2, s1 = patches.get("s2"), patches.get("s1")
+    s2_json, s1_json = _jsons(s2, s1) if version == "v1" else (None, None)
+    s2_name, s1_name = s2.name if s2 else "", s1.name if s1 else ""
+    labels = _labels(entry, [data for data in (s2_json, s1_json) if data])
     return PatchPair(
         name=entry.name,
         bands=bands,
-        labels=_labels(entry, [data for data in (s2_json, s1_json) if data]),
+        labels=labels,
         epsg=place.epsg,
         bounds=place.bounds,
         s2_name=s2_name,
@@ -105,31 +134,87 @@ def read_patch(entry: PatchEntry, version: str) -> PatchPair:
         country=entry.country,
         snow=entry.excluded == SNOW,
         cloud_or_shadow=entry.excluded == CLOUD,
+        areas=_areas(entry.map_dir, labels) if entry.map_dir else None,
     )
 
 
-_SENSOR_BANDS = {sensor: BAND_SETS["all"].of_sensor(sensor).bands for sensor in ("s2", "s1")}
+_SENSOR_GRIDS = {
+    sensor: tuple(
+        tuple((band, f"{band.name}.tif") for band in grid.bands) for grid in BAND_SETS["all"].of_sensor(sensor).grids
+    )
+    for sensor in ("s2", "s1")
+}
 
 
-def _read_tiff_suffix(folder: str, name: str, path: str):
+def _read_grid(
+    patch: FolderPatch | TarPatch, grid: tuple[tuple[Band, str], ...], bands: dict[str, np.ndarray]
+) -> Iterator[tuple[GeoTiffHeader, str]]:
+    """Read the bands of a grid into `bands`; yield each header that differs from the one before, and its file.
+
+    Bands of a grid have one header, byte for byte. So the header of the first file is decoded, and a file of the same
+    length that begins with the same bytes is that file with other pixels.
+    """
+    dtype = np.dtype(grid[0][0].dtype).newbyteorder("<")
+    head, size, known = b"", -1, None
+    for band, suffix in grid:
+        try:
+            data = patch.read(suffix)
+        except MissingBandError:  # some sample copies of v2 are named .tiff
+            data, suffix = _read_tiff_suffix(patch, band)
+        if len(data) == size and data[: len(head)] == head:
+            bands[band.name] = np.ndarray((band.size, band.size), dtype, data, len(head))
+            continue
+        bands[band.name], header = geotiff.decode_band(data, band, patch.where(suffix))
+        if header != known:
+            yield header, patch.where(suffix)
+        head, size, known = b"", -1, header
+        if geotiff.is_plain(data, band):
+            size = len(data)
+            head = bytes(data[: size - band.nbytes])
+
+
+def _read_tiff_suffix(patch: FolderPatch | TarPatch, band: Band) -> tuple[bytes, str]:
+    suffix = f"{band.name}.tiff"
     try:
-        return geotiff.read_band(f"{band_stem(folder)}{name}.tiff", BANDS[name])
+        return patch.read(suffix), suffix
     except MissingBandError:
         raise MissingBandError(
-            f"{folder} lacks band {name}: {Path(path).name} does not exist; a patch needs every band of its sensor"
+            f"{patch.name} lacks band {band.name}: {patch.where(f'{band.name}.tif')} does not exist; "
+            "a patch needs every band of its sensor"
         ) from None
 
 
-def _jsons(entry: PatchEntry, version: str) -> tuple[dict | None, dict | None]:
-    if version != "v1":
-        return None, None
-    s2_json = read_labels_json(entry.s2_dir) if entry.s2_dir else None
-    s1_json = read_labels_json(entry.s1_dir) if entry.s1_dir else None
+def _areas(location: str, labels: dict[int, tuple[str, ...]]) -> np.ndarray:
+    patch = open_patch(location)
+    where = patch.where(MAP_FILE)
+    try:
+        codes = geotiff.decode_reference_map(patch.read(MAP_FILE), where)
+    except MissingBandError:
+        raise MissingBandError(
+            f"reference map {where} does not exist; area fractions need one for each patch"
+        ) from None
+    areas, seen = class_areas(codes), labels_of_map(codes)
+    if seen != labels[19]:
+        raise LabelError(f"{where} shows {', '.join(seen)}; the metadata table says {', '.join(labels[19])}")
+    return areas
+
+
+def _jsons(s2: FolderPatch | TarPatch | None, s1: FolderPatch | TarPatch | None) -> tuple[dict | None, dict | None]:
+    s2_json, s1_json = (_read_json(patch) if patch else None for patch in (s2, s1))
     if s2_json and s1_json:
         partner = s1_json.get("corresponding_s2_patch")
-        if partner != Path(entry.s2_dir).name:
-            raise PairError(f"{entry.s1_dir} belongs to the S2 patch {partner!r}, not to {entry.s2_dir}")
+        if partner != s2.name:
+            raise PairError(f"{s1.name} belongs to the S2 patch {partner!r}, not to {s2.name}")
     return s2_json, s1_json
+
+
+def _read_json(patch: FolderPatch | TarPatch) -> dict:
+    where = patch.where(LABELS_FILE)
+    try:
+        data = patch.read(LABELS_FILE)
+    except MissingBandError:
+        raise MissingBandError(f"{where} does not exist; a v1 patch keeps its labels there") from None
+    return parse_labels_json(bytes(data), where)
 
 
 def _labels(entry: PatchEntry, jsons: list[dict]) -> dict[int, tuple[str, ...]]:

@@ -19,8 +19,8 @@ from bigearth_tf.errors import BigEarthError, UnknownNameError
 # command -> (module, one-line help shown without importing it)
 _COMMANDS = {
     "demo": "Run the whole way once: archive, records, training, scores, bundle, prediction.",
-    "archive": "Look into an archive, or write a synthetic one.",
-    "records": "Convert an archive to TFRecord shards; verify and show them.",
+    "archive": "Download an archive, look into it, or write a synthetic one.",
+    "records": "Convert an archive to TFRecord shards; prove, describe and show them.",
     "models": "List the models of the zoo.",
     "train": "Train a model on records.",
     "evaluate": "Score a trained model on a split.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ class Manifest:
         contract: of the raw data; knows all label sets of the records.
         shards: in reading order.
         class_counts: split -> number of classes (as text) -> patches per class, in class order.
-        selection: how the patches were chosen: sensors, seed, unsplit, keep_excluded, limit.
+        selection: how the patches were chosen: sensors, seed, unsplit, include, limit, area_fractions.
         left_out: reason -> number of patches of the archive that were not asked for.
         skipped: patch name -> error, for patches that could not be read and were skipped on request.
         schema_version: of the records.
@@ -88,7 +89,10 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write manifest.json, whole or not at all."""
         path = folder / (MANIFEST + ".tmp")
-        path.write_text(json.dumps(self.to_dict(), indent=1) + "\n", "utf-8")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(json.dumps(self.to_dict(), indent=1) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         path.replace(folder / MANIFEST)
 
     @classmethod

@@ -8,9 +8,10 @@ import numpy as np
 
 from bigearth_tf.archive.patch import PatchPair
 from bigearth_tf.bands import BANDS
-from bigearth_tf.errors import RecordsError, UnknownNameError
+from bigearth_tf.errors import UnknownNameError
 from bigearth_tf.records.manifest import Manifest
 from bigearth_tf.records.schema import decode_record
+from bigearth_tf.records.tfrecord import read_tfrecord
 
 
 def find_record(folder: Path | str, *, name: str | None = None, split: str = "all") -> PatchPair:
@@ -25,21 +26,16 @@ def find_record(folder: Path | str, *, name: str | None = None, split: str = "al
         UnknownNameError: no record of that name; the nearest are listed.
         RecordsError: a shard is damaged.
     """
-    import tensorflow as tf
-
     manifest = Manifest.load(folder)
     # `all` leaves the excluded patches out; by name every shard is searched
     shards = manifest.shards if name and split == "all" else manifest.of_split(split)
     seen: list[str] = []
     for shard in shards:
-        try:
-            for serialized in tf.data.TFRecordDataset(str(Path(folder) / shard.file)):
-                pair = decode_record(serialized.numpy(), manifest.contract.class_names)
-                if name is None or name in (pair.s2_name, pair.s1_name):
-                    return pair
-                seen.append(pair.name)
-        except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
-            raise RecordsError(f"{shard.file}: {error.message}; `bigearth-tf records verify` tells more") from None
+        for serialized in read_tfrecord(Path(folder) / shard.file):
+            pair = decode_record(serialized, manifest.contract.class_names)
+            if name is None or name in (pair.s2_name, pair.s1_name):
+                return pair
+            seen.append(pair.name)
     raise UnknownNameError("record", name, seen)
 
 

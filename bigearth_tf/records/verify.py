@@ -9,26 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from bigearth_tf.archive.metadata import PatchEntry, index_archive
-from bigearth_tf.archive.patch import PatchPair, read_patch
-from bigearth_tf.errors import ArchiveError, BigEarthError, RecordsError
-from bigearth_tf.nomenclature import labels_43_to_19, nomenclature
+from bigearth_tf.archive.lists import OFFICIAL_COUNTS
+from bigearth_tf.archive.metadata import ArchiveIndex, index_archive
+from bigearth_tf.archive.patch import PatchPair
+from bigearth_tf.archive.tarball import TarIndex
+from bigearth_tf.errors import BigEarthError, ConfigError, RecordsError
+from bigearth_tf.nomenclature import nomenclature
+from bigearth_tf.records.checks import ArchiveCheck, PlaceCheck, RecordCheck
 from bigearth_tf.records.manifest import Manifest, ShardInfo
-from bigearth_tf.records.plan import select_entries, shard_of
+from bigearth_tf.records.plan import select_entries
 from bigearth_tf.records.schema import decode_record
-
-_TEXT_FIELDS = (
-    "s2_name",
-    "s1_name",
-    "s2_time",
-    "s1_time",
-    "split",
-    "country",
-    "epsg",
-    "bounds",
-    "snow",
-    "cloud_or_shadow",
-)
+from bigearth_tf.records.tfrecord import read_tfrecord
 
 
 @dataclass(frozen=True)
@@ -49,16 +40,24 @@ class Report:
         records: records read.
         shards: shards read.
         compared: records compared with the archive.
+        official: split -> (patches here, patches that the official lists recommend); empty where the split is not
+            official.
     """
 
     findings: list[Finding] = field(default_factory=list)
     records: int = 0
     shards: int = 0
     compared: int = 0
+    official: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         return not self.findings
+
+    @property
+    def complete(self) -> bool:
+        """Every patch that the official lists recommend is here, and no other."""
+        return bool(self.official) and all(here == there for here, there in self.official.values())
 
     def add(self, kind: str, where: str, detail: str) -> None:
         self.findings.append(Finding(kind, where, detail))
@@ -70,6 +69,10 @@ class Report:
             "shards": self.shards,
             "records": self.records,
             "compared_with_archive": self.compared,
+            "complete": self.complete,
+            "official_counts": {
+                split: {"here": here, "official": there} for split, (here, there) in self.official.items()
+            },
             "findings": [vars(f) for f in self.findings],
         }
 
@@ -78,13 +81,22 @@ def verify_records(
     folder: Path | str,
     against: Iterable[Path | str] | None = None,
     *,
+    tarballs: Iterable[TarIndex] = (),
+    sample: int | None = None,
+    complete: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Check shards against their manifest, and every record against the archive it was made from.
+    """Check shards against their manifest, and records against the archive they were made from.
+
+    Always checked: sha256 and checksums of every byte, counts, label sets, splits, that the S1 and S2 names and the
+    bounds of a record are of one place, that no patch, place or picture is in two splits.
 
     Args:
         folder: records folder.
         against: archive roots; None leaves the archive out.
+        tarballs: indexed tarballs of the archive, in place of folders.
+        sample: compare this many records with the archive, chosen at random; None for all.
+        complete: patches missing from the official splits are a finding too.
         progress: called with (records done, records in all).
 
     Returns:
@@ -93,7 +105,10 @@ def verify_records(
     Raises:
         RecordsError: no manifest of this schema.
         ArchiveError: the archive roots cannot be indexed.
+        ConfigError: sample < 1.
     """
+    if sample is not None and sample < 1:
+        raise ConfigError(f"a sample must be at least 1, got {sample}")
     folder = Path(folder)
     report = Report()
     try:
@@ -103,52 +118,64 @@ def verify_records(
     except BigEarthError as error:  # a damaged contract is a finding, and nothing below makes sense without it
         report.add("contract", str(folder), str(error))
         return report
-    entries = None
+    archive = None
     if against is not None:
-        selection = manifest.selection
-        index = index_archive(against, sensors=_sensors(manifest), unsplit=selection["unsplit"])
-        chosen = select_entries(
-            index.entries,
-            keep_excluded=selection["keep_excluded"],
-            limit=selection["limit"],
-            seed=selection["seed"],
-        )
-        entries = {e.name: e for e in chosen if e.name not in manifest.skipped}
+        index = _index(manifest, against, tarballs)
         if index.version != manifest.contract.archive_version:
             report.add(
                 "contract", str(folder),
                 f"records are of archive {manifest.contract.archive_version}, the roots hold {index.version}",
             )  # fmt: skip
             return report
+        archive = ArchiveCheck(_selected(manifest, index), index.version, sample)
+    _read_all(folder, manifest, archive, report, progress)
+    _check_official(manifest, report, complete)
+    if archive is not None:
+        report.compared = archive.compared
+        for name in archive.missing():
+            report.add("missing record", str(folder), f"{name} is in the archive and was selected, but is in no shard")
+    return report
+
+
+def _index(manifest: Manifest, against: Iterable[Path | str], tarballs: Iterable[TarIndex]) -> ArchiveIndex:
+    sensors = manifest.contract.band_set.sensors
+    return index_archive(
+        against,
+        sensors="s1s2" if len(sensors) == 2 else sensors[0],
+        unsplit=manifest.selection["unsplit"],
+        tarballs=tarballs,
+        reference_maps=manifest.selection.get("area_fractions", False),
+    )
+
+
+def _selected(manifest: Manifest, index: ArchiveIndex) -> dict:
+    selection = manifest.selection
+    chosen = select_entries(
+        index.entries, include=selection["include"], limit=selection["limit"], seed=selection["seed"]
+    )
+    return {e.name: e for e in chosen if e.name not in manifest.skipped}
+
+
+def _read_all(folder: Path, manifest: Manifest, archive: ArchiveCheck | None, report: Report, progress) -> None:
     total = sum(s.records for s in manifest.shards)
-    seen: dict[str, str] = {}
     counts: dict[str, dict[str, np.ndarray]] = {}
+    checks = [RecordCheck(manifest), PlaceCheck(), *([archive] if archive else [])]
     for shard in manifest.shards:
         for i, pair in _read_shard(folder, shard, manifest, report):
             where = f"{shard.file}[{i}]"
             report.records += 1
             if progress and report.records <= total:
                 progress(report.records, total)
-            _check_record(pair, shard, where, seen, manifest, report)
+            for check in checks:
+                for kind, detail in check(pair, shard, where):
+                    report.add(kind, where, detail)
             for classes, labels in pair.labels.items():
                 split = counts.setdefault(shard.split, {})
                 split[str(classes)] = split.get(str(classes), 0) + nomenclature(classes).encode(labels)
-            if entries is not None:
-                _compare(pair, entries.get(pair.name), manifest.contract.archive_version, shard, where, report)
     _check_totals(folder, manifest, counts, report)
-    for name in sorted((entries or {}).keys() - seen.keys()):
-        report.add("missing record", str(folder), f"{name} is in the archive and was selected, but is in no shard")
-    return report
-
-
-def _sensors(manifest: Manifest) -> str:
-    sensors = manifest.contract.band_set.sensors
-    return "s1s2" if len(sensors) == 2 else sensors[0]
 
 
 def _read_shard(folder: Path, shard: ShardInfo, manifest: Manifest, report: Report) -> Iterator[tuple[int, PatchPair]]:
-    import tensorflow as tf
-
     path = folder / shard.file
     if not path.is_file():
         report.add("missing shard", shard.file, "in the manifest, not on disk")
@@ -158,79 +185,23 @@ def _read_shard(folder: Path, shard: ShardInfo, manifest: Manifest, report: Repo
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != shard.sha256:
         report.add("sha256", shard.file, f"manifest says {shard.sha256}, the file has {sha256}")
-    records = iter(tf.data.TFRecordDataset(str(path)))
+    records = read_tfrecord(path)
     i = 0
     while True:
         try:
             serialized = next(records)
         except StopIteration:
             break
-        except tf.errors.DataLossError as error:
-            report.add("checksum", f"{shard.file}[{i}]", f"{error.message}; the rest of the shard cannot be read")
+        except RecordsError as error:
+            report.add("checksum", f"{shard.file}[{i}]", f"{error}; the rest of the shard cannot be read")
             return
         try:
-            yield i, decode_record(serialized.numpy(), manifest.contract.class_names)
+            yield i, decode_record(serialized, manifest.contract.class_names)
         except (RecordsError, UnicodeDecodeError) as error:
             report.add("record", f"{shard.file}[{i}]", str(error))
         i += 1
     if i != shard.records:
         report.add("count", shard.file, f"manifest says {shard.records} records, the shard has {i}")
-
-
-def _check_record(
-    pair: PatchPair, shard: ShardInfo, where: str, seen: dict[str, str], manifest: Manifest, report: Report
-) -> None:
-    if pair.name in seen:
-        report.add("duplicate", where, f"{pair.name} is also {seen[pair.name]}")
-    seen[pair.name] = where
-    if shard.split != "excluded" and pair.split != shard.split:
-        report.add("split", where, f"{pair.name} says split {pair.split!r}, its shard is of {shard.split!r}")
-    bands = tuple(pair.bands)
-    if set(bands) != set(manifest.contract.bands):
-        report.add(
-            "bands",
-            where,
-            f"{pair.name} holds {' '.join(bands)}, the contract says {' '.join(manifest.contract.bands)}",
-        )
-    if 43 in pair.labels and 19 in pair.labels and labels_43_to_19(pair.labels[43]) != pair.labels[19]:
-        report.add(
-            "labels", where, f"{pair.name}: 43 classes {pair.labels[43]} do not map to 19 classes {pair.labels[19]}"
-        )
-    for name, pixels in pair.bands.items():
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            report.add("pixels", where, f"{pair.name}: {name} holds values that are not finite")
-
-
-def _compare(
-    pair: PatchPair, entry: PatchEntry | None, version: str, shard: ShardInfo, where: str, report: Report
-) -> None:
-    if entry is None:
-        report.add("not in the archive", where, f"{pair.name} is not among the archive's selected patches")
-        return
-    try:
-        truth = read_patch(entry, version)
-    except ArchiveError as error:
-        report.add("archive", where, str(error))
-        return
-    report.compared += 1
-    wrong = [b for b in pair.bands if b not in truth.bands or not np.array_equal(pair.bands[b], truth.bands[b])]
-    for name in wrong:
-        twins = [b for b, pixels in truth.bands.items() if np.array_equal(pixels, pair.bands[name])]
-        hint = f"; it equals the archive's {' and '.join(twins)}: bands are swapped or copied" if twins else ""
-        report.add("pixels", where, f"{pair.name}: {name} differs from the archive{hint}")
-    for classes in pair.labels.keys() | truth.labels.keys():
-        ours, theirs = pair.labels.get(classes), truth.labels.get(classes)
-        if ours != theirs:
-            report.add("labels", where, f"{pair.name}: {classes} classes: record {ours}, archive {theirs}")
-    for name in _TEXT_FIELDS:
-        if getattr(pair, name) != getattr(truth, name):
-            report.add(
-                "metadata",
-                where,
-                f"{pair.name}: {name}: record {getattr(pair, name)!r}, archive {getattr(truth, name)!r}",
-            )
-    if shard_of(entry) != shard.split:
-        report.add("split", where, f"{pair.name} belongs to {shard_of(entry)!r}, its shard is of {shard.split!r}")
 
 
 def _check_totals(folder: Path, manifest: Manifest, counts: dict, report: Report) -> None:
@@ -246,3 +217,20 @@ def _check_totals(folder: Path, manifest: Manifest, counts: dict, report: Report
                     report.add(
                         "class counts", split, f"{classes} classes: manifest {expected}, records {list(map(int, got))}"
                     )
+
+
+def _check_official(manifest: Manifest, report: Report, complete: bool) -> None:
+    version = manifest.contract.archive_version
+    if manifest.contract.split != f"official {version}" or manifest.selection.get("include"):
+        if complete:
+            report.add(
+                "incomplete", "manifest.json",
+                f"only records of the official splits can be complete; these are of {manifest.contract.split!r}, "
+                f"with {manifest.selection.get('include') or 'no'} patches that are not recommended",
+            )  # fmt: skip
+        return
+    here = {split: manifest.records_in(split) for split in manifest.splits}
+    report.official = {split: (here.get(split, 0), there) for split, there in OFFICIAL_COUNTS[version].items()}
+    for split, (got, there) in report.official.items():
+        if got > there or (complete and got < there):
+            report.add("incomplete" if got < there else "count", split, f"{there} official patches, {got} records")

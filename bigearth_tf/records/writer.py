@@ -1,133 +1,171 @@
-"""Write the shards: every shard whole or not at all, resumed where a killed run stopped."""
+"""Convert an archive to records: plan, write every shard on some engine, gather the manifest.
+
+Shards grow in the hidden folder `.OUT.partial` beside the output, which becomes the output when all are done. Whatever
+is finished there is kept by a run that is killed, and used by the next one.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
+import fcntl
 import logging
-import mmap
 import multiprocessing
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from bigearth_tf.archive.metadata import ArchiveIndex, index_archive
-from bigearth_tf.archive.patch import read_patch
+from bigearth_tf.archive.metadata import index_archive
+from bigearth_tf.archive.tarball import TarIndex, index_tarball
 from bigearth_tf.contract import DataContract
-from bigearth_tf.errors import ArchiveError, ConfigError, OutputExistsError, RecordsError, UnknownNameError
+from bigearth_tf.errors import ConfigError, OutputExistsError, RecordsError
 from bigearth_tf.nomenclature import NOMENCLATURES
-from bigearth_tf.quiet import import_tensorflow
-from bigearth_tf.records.manifest import MANIFEST, Manifest, ShardInfo
-from bigearth_tf.records.plan import Shard, plan_shards, select_entries
-from bigearth_tf.records.schema import SCHEMA_VERSION, encode_record, stored_bands
+from bigearth_tf.records.manifest import MANIFEST, Manifest
+from bigearth_tf.records.plan import PLAN_FILE, Plan, PlanHead, check_include, make_plan
+from bigearth_tf.records.schema import stored_bands
+from bigearth_tf.records.shard import DoneShard, load_done, write_shard
+from bigearth_tf.records.tfrecord import output_errors
 
 log = logging.getLogger(__name__)
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class _Done:
-    """What a finished shard reports; kept beside it until the manifest is written."""
-
-    info: ShardInfo
-    class_counts: dict[str, list[int]]
-    skipped: dict[str, str]
+TAR_KINDS = ("s2", "s1", "reference_maps")
 
 
 def write_records(
     roots: Iterable[Path | str],
     out: Path | str,
     *,
+    tarballs: Mapping[str, Path | str] | None = None,
     sensors: str = "auto",
     workers: int = 1,
     shards: int | None = None,
     seed: int = 0,
     unsplit: bool = False,
-    keep_excluded: bool = False,
+    include: Iterable[str] = (),
     limit: int | None = None,
+    area_fractions: bool = False,
     on_bad_patch: str = "raise",
     overwrite: bool = False,
     progress: Progress | None = None,
+    tar_progress: Callable[[str, int, int], None] | None = None,
 ) -> Manifest:
     """Convert an archive to TFRecord shards with a manifest.
 
-    Shards grow in a folder beside `out` that becomes `out` when all are done. A run that was killed goes on with the
-    same call: finished shards are kept.
+    A run that was killed goes on with the same call: finished shards are kept, and the result is the same.
 
     Args:
-        roots: as for `find_folders`.
+        roots: as for `find_folders`; with tarballs just the metadata and split files.
         out: folder to make.
+        tarballs: `s2`, `s1`, `reference_maps` -> published tarball, read in place of folders.
         sensors: `auto`, `s1s2`, `s2` or `s1`.
         workers: processes; the shards do not depend on it.
         shards: number of shards over all splits; by default one for every 512 patches.
         seed: of the shuffle of patches over shards.
         unsplit: put every patch into the split `all`; for a v1 archive without split lists.
-        keep_excluded: also write patches with snow, cloud, no 19-class label or no split, as split `excluded`.
+        include: also write patches that are not recommended, by reason: `snow`, `cloud`, `no-label`, `no-split`. They
+            go to their official split; those in none go to the split `excluded`.
         limit: write a random sample of this many patches.
+        area_fractions: store how much of each v2 patch every class covers, from the reference maps.
         on_bad_patch: `raise`, or `skip` and name it in the manifest.
         overwrite: replace `out` when the new records are complete.
         progress: called with (patches done, patches in all).
+        tar_progress: called with (tarball, bytes read, bytes in all) while tarballs are listed.
 
     Raises:
         OutputExistsError: `out` exists and `overwrite` is False, or it is no records folder.
+        OutputError: the disk is full, or `out` cannot be written.
         ArchiveError: of any kind, for roots or patches; finished shards are kept.
+        RecordsError: no patch is left, or a worker process died.
         ConfigError: workers, shards or limit < 1.
     """
     out = Path(out)
     if workers < 1:
         raise ConfigError(f"the number of workers must be at least 1, got {workers}")
-    if on_bad_patch not in ("raise", "skip"):
-        raise UnknownNameError("way to treat bad patches", on_bad_patch, ("raise", "skip"))
-    _check_output(out, overwrite)
-    index = index_archive(roots, sensors=sensors, unsplit=unsplit)
-    chosen = select_entries(index.entries, keep_excluded=keep_excluded, limit=limit, seed=seed)
-    if not chosen:
-        raise RecordsError(f"no patch is left to write: {index.counts()}; --keep-excluded writes the excluded ones too")
-    left_out = Counter(e.excluded for e in index.entries if e.excluded and not keep_excluded)
-    plan = plan_shards(chosen, shards=shards, seed=seed)
-    partial = out.parent / f".{out.name}.partial"
-    _open_partial(partial, _fingerprint(index, plan, on_bad_patch))
-    done = _write_shards(plan, partial, index.version, workers, on_bad_patch, progress)
-    manifest = Manifest(
-        contract=_contract(index, done),
-        shards=tuple(d.info for d in done if d.info.records),
-        class_counts=_sum_counts(done),
-        selection={
-            "sensors": "".join(sorted(index.sensors)),
-            "seed": seed,
-            "unsplit": unsplit,
-            "keep_excluded": keep_excluded,
-            "limit": limit,
-        },
-        left_out=dict(sorted(left_out.items())),
-        skipped={name: error for d in done for name, error in d.skipped.items()},
+    check_output(out, overwrite)
+    plan = plan_archive(
+        roots, tarballs=tarballs, work=partial_folder(out), sensors=sensors, shards=shards, seed=seed, unsplit=unsplit,
+        include=include, limit=limit, area_fractions=area_fractions, on_bad_patch=on_bad_patch,
+        tar_progress=tar_progress,
+    )  # fmt: skip
+    with open_partial(out, plan) as (folder, head):
+        check_output(out, overwrite)  # planning takes a while, and another run may just have finished
+        write_shards(folder, head, range(len(head.shards)), workers=workers, progress=progress)
+        return gather(out, overwrite=overwrite)
+
+
+def plan_archive(
+    roots: Iterable[Path | str],
+    *,
+    tarballs: Mapping[str, Path | str] | None = None,
+    work: Path | None = None,
+    sensors: str = "auto",
+    unsplit: bool = False,
+    area_fractions: bool = False,
+    lists_only: bool = False,
+    tar_progress: Callable[[str, int, int], None] | None = None,
+    **options,
+) -> Plan:
+    """Index an archive and plan its shards; reads no pixels.
+
+    Args:
+        roots, tarballs, sensors, unsplit, area_fractions: as for `write_records`.
+        work: folder for the indexes (and unpacked streams) of tarballs.
+        lists_only: plan all patches that the lists name, wherever they are.
+        tar_progress: as for `write_records`.
+        options: `shards`, `seed`, `include`, `limit`, `on_bad_patch` of `make_plan`.
+
+    Raises:
+        ArchiveError, RecordsError, ConfigError, UnknownNameError: as for `write_records`.
+    """
+    check_include(options.get("include", ()))  # before the long work
+    index = index_archive(
+        roots,
+        sensors=sensors,
+        unsplit=unsplit,
+        tarballs=_index_tarballs(tarballs or {}, work, tar_progress),
+        reference_maps=area_fractions,
+        lists_only=lists_only,
     )
-    if not manifest.shards:
-        raise RecordsError(f"no patch could be read; the first: {next(iter(manifest.skipped.items()))}")
-    manifest.save(partial)
-    if out.exists():
-        shutil.rmtree(out)
-    partial.replace(out)
-    for shard in done:  # only now: a run killed before this line still finds its finished shards
-        (out / _sidecar(shard.info.file)).unlink()
-        if not shard.info.records:
-            (out / shard.info.file).unlink()
-    (out / _PLAN).unlink()
-    return manifest
+    return make_plan(index, unsplit=unsplit, area_fractions=area_fractions, **options)
 
 
-_PLAN = "plan.sha256"
+def _index_tarballs(tarballs: Mapping[str, Path | str], work: Path | None, progress) -> list[TarIndex]:
+    indexes = []
+    for kind, path in tarballs.items():
+        if kind not in TAR_KINDS:
+            raise ConfigError(f"a tarball is one of {', '.join(TAR_KINDS)}, got {kind!r}")
+        report = (lambda done, total, name=Path(path).name: progress(name, done, total)) if progress else None
+        index = index_tarball(path, work, progress=report)
+        if index.kind != kind:
+            raise ConfigError(f"{path} was named as the tarball of {kind}; it holds {index.kind}")
+        indexes.append(index)
+    return indexes
 
 
-def _sidecar(file: str) -> str:
-    return file + ".done.json"
+def partial_folder(out: Path) -> Path:
+    """Return the folder in which shards of unfinished records grow."""
+    return _beside(out, "partial")
 
 
-def _check_output(out: Path, overwrite: bool) -> None:
+def _beside(out: Path, what: str) -> Path:
+    out = out.resolve()  # a link stays one, and `.` has a name
+    return out.with_name(f".{out.name}.{what}")
+
+
+def check_output(out: Path, overwrite: bool) -> None:
+    """Check that records may be written there.
+
+    Raises:
+        OutputExistsError: `out` exists and `overwrite` is False, or it is no records folder, or the working folder.
+    """
+    if out.resolve() == Path.cwd():
+        raise OutputExistsError(f"{out.resolve()} is the working folder; go elsewhere, it is replaced when records are whole")
+    if (out / PLAN_FILE).is_file() and (out / MANIFEST).is_file():  # a run was killed after the last shard
+        _tidy(out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
@@ -136,32 +174,86 @@ def _check_output(out: Path, overwrite: bool) -> None:
         raise OutputExistsError(f"{out} is no records folder (it has no {MANIFEST}), so it is not overwritten")
 
 
-def _fingerprint(index: ArchiveIndex, plan: tuple[Shard, ...], on_bad_patch: str) -> str:
-    digest = hashlib.sha256()
-    head = [SCHEMA_VERSION, index.version, index.sensors, index.hashes, index.split_source, on_bad_patch]
-    digest.update(json.dumps(head).encode())
-    for shard in plan:
-        digest.update(shard.file.encode())
-        for entry in shard.entries:
-            digest.update(repr(entry).encode())
-    return digest.hexdigest()
+@contextlib.contextmanager
+def open_partial(out: Path, plan: Plan, *, shared: bool = False) -> Iterator[tuple[Path, PlanHead]]:
+    """Open the folder of an unfinished run for this plan, and keep other runs out of it.
+
+    Args:
+        out: the records folder to be.
+        plan: what is about to be written. Finished shards of another plan are discarded.
+        shared: other tasks of the same plan may work there at the same time; another plan is an error.
+
+    Yields:
+        The folder, and the plan as it is written there.
+
+    Raises:
+        RecordsError: another run is at work there, or (shared) the folder belongs to another plan.
+        OutputError: the folder cannot be written.
+    """
+    folder = partial_folder(out)
+    with output_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _lock(folder, shared):
+        with output_errors(folder):
+            head = _put_plan(folder, plan, shared)
+        yield folder, head
 
 
-def _open_partial(partial: Path, fingerprint: str) -> None:
-    plan = partial / _PLAN
-    if partial.exists() and not (plan.is_file() and plan.read_text() == fingerprint):
-        log.warning("discarding %s: an unfinished run of another plan", partial)
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True, exist_ok=True)
-    plan.write_text(fingerprint)
+_OTHER_PLAN = (
+    "{} holds shards of another plan; all tasks of a run need the same archive and options "
+    "(remove the folder to begin anew)"
+)
 
 
-def _write_shards(
-    plan: tuple[Shard, ...], folder: Path, version: str, workers: int, on_bad_patch: str, progress: Progress | None
-) -> list[_Done]:
-    total = sum(len(shard.entries) for shard in plan)
+def _put_plan(folder: Path, plan: Plan, shared: bool) -> PlanHead:
+    old = _old_fingerprint(folder)
+    if old not in (None, plan.fingerprint()):
+        if shared:
+            raise RecordsError(_OTHER_PLAN.format(folder))
+        log.warning("discarding the shards in %s: an unfinished run of another plan", folder)
+        for path in folder.glob("*.tfrecord*"):
+            path.unlink()
+    if not shared:
+        for leftover in folder.glob(".*.tfrecord*"):  # of a killed worker
+            leftover.unlink()
+    head = plan.save(folder)  # again too: the archive may have moved
+    if head.fingerprint != plan.fingerprint():  # two tasks began at once
+        raise RecordsError(_OTHER_PLAN.format(folder))
+    return head
+
+
+def _old_fingerprint(folder: Path) -> str | None:
+    try:
+        return PlanHead.load(folder).fingerprint
+    except RecordsError:
+        return "" if any(folder.glob("*.tfrecord")) else None
+
+
+@contextlib.contextmanager
+def _lock(folder: Path, shared: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        with output_errors(folder):
+            file = stack.enter_context(open(folder / ".lock", "w"))
+        try:
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RecordsError(f"another run is writing to {folder}; wait for it or stop it") from None
+        except OSError as error:  # some network file systems know no locks
+            log.info("%s cannot be locked: %s", folder, error)
+        yield
+
+
+def write_shards(
+    folder: Path, head: PlanHead, numbers: Sequence[int], *, workers: int = 1, progress: Progress | None = None
+) -> None:
+    """Write some shards of the plan in a folder; those that are finished are kept.
+
+    Raises:
+        RecordsError: a worker process died.
+        ArchiveError, OutputError: as for `write_shard`.
+    """
+    total = sum(head.shards[number][2] for number in numbers)
     finished = 0
-    done: dict[str, _Done] = {}
 
     def advance(patches: int) -> None:
         nonlocal finished
@@ -170,126 +262,140 @@ def _write_shards(
             progress(finished, total)
 
     todo = []
-    for shard in plan:
-        if (kept := _load_done(folder, shard)) is not None:
-            done[shard.file] = kept
-            advance(len(shard.entries))
+    for number in numbers:
+        if load_done(folder, head, number) is None:
+            todo.append(number)
         else:
-            todo.append(shard)
-    if done:
-        log.info("kept %d finished shards of an interrupted run", len(done))
+            advance(head.shards[number][2])
+    if len(todo) < len(numbers):
+        log.info("kept %d finished shards of an interrupted run", len(numbers) - len(todo))
     if workers == 1 or len(todo) < 2:
-        with ThreadPoolExecutor(1) as sealer:  # hashing and flushing leave the interpreter free for the next shard
-            seals = [
-                sealer.submit(_seal_shard, _fill_shard(shard, folder, version, on_bad_patch, advance)) for shard in todo
-            ]
-            done.update((seal.result().info.file, seal.result()) for seal in seals)
-    else:
-        # spawn: a forked TensorFlow hangs
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
-            jobs = {pool.submit(_write_shard, shard, folder, version, on_bad_patch): shard for shard in todo}
-            try:
-                for job in as_completed(jobs):
-                    done[jobs[job].file] = job.result()
-                    advance(len(jobs[job].entries))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-    return [done[shard.file] for shard in plan]
+        for number in todo:
+            write_shard(folder, number, head, advance)
+        return
+    # spawn: a fork of a process that runs TensorFlow hangs
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(todo)), mp_context=context, initializer=_begin_worker) as pool:
+        try:
+            jobs = {pool.submit(_work, folder, number): number for number in todo}
+            for job in as_completed(jobs):
+                job.result()
+                advance(head.shards[jobs[job]][2])
+        except BrokenProcessPool:
+            raise RecordsError(
+                f"a worker process died (killed, or out of memory: {len(todo)} shards were left to {workers} workers); "
+                "finished shards are kept, run the same command again, with fewer --workers if memory is short"
+            ) from None
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
-def _load_done(folder: Path, shard: Shard) -> _Done | None:
-    try:
-        data = json.loads((folder / _sidecar(shard.file)).read_text("utf-8"))
-        info = ShardInfo(**data["info"])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-    path = folder / shard.file
-    return _Done(**{**data, "info": info}) if path.is_file() and path.stat().st_size == info.bytes else None
+def _begin_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which lets running shards finish
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-@dataclass(frozen=True)
-class _Filled:
-    """A shard whose records are written, under its temporary name."""
-
-    shard: Shard
-    path: Path
-    records: int
-    class_counts: dict[str, list[int]]
-    skipped: dict[str, str]
+def _end_with_parent() -> None:
+    """End the process when its parent is killed: it would wait for work for ever, or write into the next run."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
-def _fill_shard(
-    shard: Shard, folder: Path, version: str, on_bad_patch: str, advance: Callable[[int], None] | None = None
-) -> _Filled:
-    import_tensorflow()  # in a worker process nothing has imported it yet
-    import tensorflow as tf
-
-    temporary = folder / f"{shard.file}.tmp"
-    records, skipped = 0, {}
-    counts = {n: Counter() for n in NOMENCLATURES}
-    with tf.io.TFRecordWriter(str(temporary)) as writer:
-        for entry in shard.entries:
-            try:
-                pair = read_patch(entry, version)
-            except ArchiveError as error:
-                if on_bad_patch == "raise":
-                    raise
-                skipped[entry.name] = str(error)
-                continue
-            writer.write(encode_record(pair))
-            records += 1
-            for classes, labels in pair.labels.items():
-                counts[classes].update(labels)
-            if advance:
-                advance(1)
-    if advance and skipped:
-        advance(len(skipped))
-    class_counts = {str(n): [c[name] for name in NOMENCLATURES[n].names] for n, c in counts.items() if c}
-    return _Filled(shard, temporary, records, class_counts, skipped)
+_heads: dict[Path, PlanHead] = {}
 
 
-def _seal_shard(filled: _Filled) -> _Done:
-    """Hash a shard, flush it to disk, and give it its name; then note beside it that it is finished."""
-    size = filled.path.stat().st_size
-    with open(filled.path, "r+b") as file:
-        if size:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:  # hashed where it lies, without a copy
-                sha256 = hashlib.sha256(data).hexdigest()
-        else:
-            sha256 = hashlib.sha256().hexdigest()
-        os.fsync(file.fileno())
-    path = filled.path.with_name(filled.shard.file)
-    filled.path.replace(path)
-    info = ShardInfo(filled.shard.file, filled.shard.split, filled.records, size, sha256)
-    done = _Done(info, filled.class_counts, filled.skipped)
-    sidecar = path.with_name(_sidecar(path.name))
-    sidecar.with_suffix(".tmp").write_text(json.dumps(asdict(done)), "utf-8")
-    sidecar.with_suffix(".tmp").replace(sidecar)
-    return done
+def _work(folder: Path, number: int) -> None:
+    if folder not in _heads:
+        _heads[folder] = PlanHead.load(folder)
+    write_shard(folder, number, _heads[folder])
 
 
-def _write_shard(shard: Shard, folder: Path, version: str, on_bad_patch: str) -> _Done:
-    """Write one shard, in a worker process."""
-    return _seal_shard(_fill_shard(shard, folder, version, on_bad_patch))
+def finish_records(out: Path | str, *, overwrite: bool = False) -> Manifest:
+    """Gather the shards that tasks wrote into records with a manifest.
+
+    Raises:
+        RecordsError: no task has begun, one is still at work, or shards are missing; says which.
+        OutputExistsError: as for `write_records`.
+    """
+    out = Path(out)
+    check_output(out, overwrite)
+    folder = partial_folder(out)
+    if not folder.is_dir():
+        raise RecordsError(f"{folder} does not exist: no task of `records write --task I/N --out {out}` has begun")
+    with _lock(folder, shared=False):
+        return gather(out, overwrite=overwrite)
 
 
-def _sum_counts(done: list[_Done]) -> dict[str, dict[str, list[int]]]:
+def gather(out: Path, *, overwrite: bool = False) -> Manifest:
+    """Write the manifest of finished shards and give the folder its name.
+
+    Raises:
+        RecordsError: shards are missing, or no patch of the plan could be read.
+        OutputExistsError: as for `check_output`; another run may have finished meanwhile.
+    """
+    check_output(out, overwrite)
+    folder = partial_folder(out)
+    head = PlanHead.load(folder)
+    found = [load_done(folder, head, number) for number in range(len(head.shards))]
+    gaps = [head.shards[i][0] for i, done in enumerate(found) if done is None]
+    if gaps:
+        numbers = [i for i, done in enumerate(found) if done is None]
+        raise RecordsError(
+            f"{len(gaps)} of {len(found)} shards are missing in {folder}: {', '.join(gaps[:5])}"
+            f"{' ...' if len(gaps) > 5 else ''}; run their tasks again (shard number modulo N is the task; the first "
+            f"missing is number {numbers[0]})"
+        )
+    manifest = _manifest(head, found)
+    if not manifest.shards:
+        raise RecordsError(f"no patch could be read; the first: {next(iter(manifest.skipped.items()))}")
+    with output_errors(out):
+        manifest.save(folder)
+        whole, old = out.resolve(), _beside(out, "replaced")
+        if whole.exists():
+            if old.exists():
+                shutil.rmtree(old)
+            whole.rename(old)
+        folder.replace(whole)
+    _tidy(out)  # only now: a run killed before this line still finds its finished shards
+    return manifest
+
+
+def _tidy(out: Path) -> None:
+    """Delete what finished records no longer need; the plan last, which tells that something is left."""
+    old = _beside(out, "replaced")
+    with output_errors(out), contextlib.suppress(FileNotFoundError):  # another command may be at it too
+        if old.exists():
+            shutil.rmtree(old)
+        kept = {MANIFEST, *(shard.file for shard in Manifest.load(out).shards)}
+        finished = (out / MANIFEST).stat().st_mtime_ns
+        for path in sorted(out.iterdir(), key=lambda path: path.name == PLAN_FILE):
+            if path.name not in kept and path.stat().st_mtime_ns <= finished:  # later ones are the user's
+                path.unlink()
+
+
+def _manifest(head: PlanHead, done: Sequence[DoneShard]) -> Manifest:
+    known = [n for n in NOMENCLATURES if any(str(n) in d.class_counts for d in done)]
+    return Manifest(
+        contract=DataContract(
+            archive_version=head.version,
+            bands=stored_bands(head.sensors).bands,
+            class_names=tuple(NOMENCLATURES[n].names for n in known),
+            split=head.split_source,
+            hashes=head.hashes,
+        ),
+        shards=tuple(d.info for d in done if d.info.records),
+        class_counts=_sum_counts(done),
+        selection=dict(head.selection),
+        left_out=dict(head.left_out),
+        skipped={**head.skipped, **{name: error for d in done for name, error in d.skipped.items()}},
+    )
+
+
+def _sum_counts(done: Sequence[DoneShard]) -> dict[str, dict[str, list[int]]]:
     sums: dict[str, dict[str, list[int]]] = {}
     for shard in done:
         split = sums.setdefault(shard.info.split, {})
         for classes, counts in shard.class_counts.items():
             split[classes] = [a + b for a, b in zip(split.get(classes, [0] * len(counts)), counts, strict=True)]
     return sums
-
-
-def _contract(index: ArchiveIndex, done: list[_Done]) -> DataContract:
-    known = [n for n in NOMENCLATURES if any(str(n) in d.class_counts for d in done)]
-    return DataContract(
-        archive_version=index.version,
-        bands=stored_bands(index.sensors).bands,
-        class_names=tuple(NOMENCLATURES[n].names for n in known),
-        split=index.split_source,
-        hashes=index.hashes,
-    )

@@ -253,8 +253,10 @@ def test_lists_near_the_roots_are_found(v1, tmp_path):
     assert nearby_metadata(folders, [v1.s2_root]) == [empty, lists]
 
 
-def test_lists_of_another_version_near_the_roots_are_left_alone(v2, tmp_path):
-    write_lists(tmp_path / "splits", v2.patches)
+def test_lists_of_another_version_near_the_roots_are_left_alone(tmp_path):
+    disk = tmp_path / "disk"  # two levels up are searched, and above are the folders of other tests
+    v2 = write_v2(disk / "v2", PAIR, maps=True, tables=False)
+    write_lists(disk / "splits", v2.patches)
     assert nearby_metadata(find_folders([v2.root]), [v2.root]) == []
 
 

@@ -3,15 +3,8 @@ import json
 
 import pytest
 
-from bigearth_tf.archive.metadata import (
-    OFFICIAL_MD5,
-    PatchEntry,
-    Problem,
-    index_archive,
-    read_csv_list,
-    read_labels_json,
-    read_v2_table,
-)
+from bigearth_tf.archive.lists import OFFICIAL_MD5, read_csv_list, read_v2_table
+from bigearth_tf.archive.metadata import PatchEntry, Problem, index_archive, read_labels_json
 from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, MissingBandError, UnknownNameError
 from tests.archives import (
     CLOUD,

@@ -153,7 +153,7 @@ def test_run_folder_evaluation_and_prediction(work, archive, capfd, tmp_path):
     ("arguments", "code", "message"),
     [
         (["trian"], 2, "Did you mean train"),
-        (["records", "wirte"], 2, "Did you mean write?"),
+        (["records", "wirte"], 2, "Did you mean write"),
         (["records", "write", "{archive}", "--out", "{tmp}/x", "--shard", "2"], 2, "--shards"),
         (["records", "write", "{archive}", "--out", "{tmp}/x", "--workers", "0"], 2, "x>=1"),
         (["records", "write", "{tmp}", "--out", "{tmp}/x"], 1, "no BigEarthNet patches in"),
@@ -196,7 +196,7 @@ def test_damaged_archives_are_named(tmp_path, capfd):
     file = patch.s2_dir / f"{patch.s2_name}_B8A.tif"
     kept = file.read_bytes()
     file.unlink()
-    assert f"{patch.s2_dir} lacks band B8A" in out(capfd, *command, code=1).err
+    assert f"{patch.s2_name} lacks band B8A: {file} does not exist" in out(capfd, *command, code=1).err
     file.write_bytes(kept[:1000])
     assert "truncated or foreign" in out(capfd, *command, code=1).err
     file.write_bytes(kept)

@@ -5,12 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigearth_tf.archive.metadata import PatchEntry
-from bigearth_tf.errors import ConfigError
+from bigearth_tf.errors import ConfigError, UnknownNameError
 from bigearth_tf.records.plan import plan_shards, select_entries
 
 
 def entries(count):
-    splits = ("train", "validation", "test", "train")
+    splits = ("train", "validation", "test", None)
     return [
         PatchEntry(f"patch{i}", f"/s2/{i}", None, splits[i % 4], "seasonal snow" if i % 11 == 5 else None)
         for i in range(count)
@@ -23,7 +23,7 @@ def test_every_patch_is_in_one_shard_of_its_split_whatever_the_order(count, shar
     patches = entries(count)
     plan = plan_shards(patches, shards=shards, seed=seed)
     assert sorted(e.name for s in plan for e in s.entries) == sorted(e.name for e in patches)
-    assert all((e.split if not e.excluded else "excluded") == s.split for s in plan for e in s.entries)
+    assert all((e.split or "excluded") == s.split for s in plan for e in s.entries)
     assert all(s.entries for s in plan)
     shuffled = list(patches)
     random.shuffle(shuffled)
@@ -56,7 +56,11 @@ def test_a_sample_does_not_depend_on_the_order_and_grows_with_the_limit():
 
 def test_excluded_patches_are_left_out_unless_kept():
     assert not any(e.excluded for e in select_entries(entries(50)))
-    assert any(e.excluded for e in select_entries(entries(50), keep_excluded=True))
+    kept = select_entries(entries(50), include=["snow"])
+    assert {e.excluded for e in kept} == {None, "seasonal snow"}
+    assert select_entries(entries(50), include=["cloud"]) == select_entries(entries(50))
+    with pytest.raises(UnknownNameError, match="rain.*snow"):
+        select_entries(entries(50), include=["rain"])
 
 
 @pytest.mark.parametrize("arguments", [{"shards": 0}, {"shards": -1}])

@@ -97,13 +97,36 @@ def test_v2_records_know_19_classes_only(tmp_path):
     assert manifest.contract.class_names == (CLASSES_19.names,)
 
 
-def test_excluded_patches_are_kept_on_request_in_a_split_of_their_own(tmp_path):
+@pytest.mark.parametrize(
+    ("include", "flags"),
+    [
+        ((), set()),
+        (("snow",), {(True, False, "test")}),
+        (("cloud",), {(False, True, "train")}),
+        (("cloud", "snow"), {(True, False, "test"), (False, True, "train")}),
+    ],
+)
+def test_v2_patches_not_recommended_go_to_their_official_split_on_request(tmp_path, include, flags):
     archive = write_v2(tmp_path / "archive", [*PAIRS, *FLAGGED])
-    manifest = write_records([archive.root], tmp_path / "records", keep_excluded=True)
+    manifest = write_records([archive.root], tmp_path / "records", include=include)
+    records = read_all(tmp_path / "records")
+    assert {(r.snow, r.cloud_or_shadow, r.split) for r in records if r.snow or r.cloud_or_shadow} == flags
+    assert manifest.records_in("all") == len(records) == 6 + len(flags)
+    assert sum(manifest.left_out.values()) == 2 - len(flags)
+    assert manifest.selection["include"] == sorted(include, reverse=True)
+
+
+def test_v1_patches_not_recommended_are_in_no_split_and_go_to_excluded(tmp_path):
+    archive = write_v1(tmp_path / "archive", [*PAIRS, *FLAGGED])
+    manifest = write_records([archive.root], tmp_path / "records", include=["snow", "no-label"])
+    assert manifest.left_out == {"cloud or shadow": 1}
     assert manifest.records_in("excluded") == 2
-    assert manifest.records_in("all") == 6
-    flags = {(r.snow, r.cloud_or_shadow, r.split) for r in read_all(tmp_path / "records", "excluded")}
-    assert flags == {(True, False, "test"), (False, True, "train")}
+    assert manifest.records_in("all") == 6, "`all` are the recommended patches"
+    kept = read_all(tmp_path / "records", "excluded")
+    assert sorted((r.snow, len(r.labels[19])) for r in kept) == [
+        (False, 0),
+        (True, len(kept[0].labels[19] or kept[1].labels[19])),
+    ]
 
 
 @pytest.mark.parametrize(("sensors", "bands"), [("s2", "s2_12"), ("s1", "s1")])
@@ -234,6 +257,8 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
         (ConfigError, {"shards": 0}),
         (ConfigError, {"limit": 0}),
         (UnknownNameError, {"on_bad_patch": "ignore"}),
+        (UnknownNameError, {"include": ["rain"]}),
+        (ConfigError, {"tarballs": {"s3": "x.tar"}}),
         (UnknownNameError, {"sensors": "s3"}),
     ):
         with pytest.raises(error):
@@ -245,7 +270,7 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
 
 def test_nothing_left_to_write_says_why(tmp_path):
     archive = write_v1(tmp_path / "archive", FLAGGED[:1])
-    with pytest.raises(RecordsError, match="seasonal snow.*--keep-excluded"):
+    with pytest.raises(RecordsError, match="seasonal snow.*--include"):
         write_records([archive.root], tmp_path / "records")
 
 
