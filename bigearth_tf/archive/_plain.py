@@ -8,17 +8,16 @@ zone, the corner and the pixel size, and the words in the citations.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
+from typing import NamedTuple
 
 import numpy as np
 
 from bigearth_tf.archive import _tiff as tiff
 
 
-@dataclass(frozen=True)
-class GeoTiffHeader:
+class GeoTiffHeader(NamedTuple):  # not a dataclass: it is made four times a patch, and this takes a fifth of the time
     """What a band file says of itself.
 
     Attributes:
@@ -87,7 +86,7 @@ def _corner_is_alone(head: bytes, file_size: int, header: GeoTiffHeader, at: int
         other, _ = _parse(head[:at] + turned + head[at + 16 :], file_size)
     except NotPlain:
         return False
-    return replace(other, ulx=header.ulx, uly=header.uly) == header
+    return other._replace(ulx=header.ulx, uly=header.uly) == header
 
 
 # Every tag of a plain file, the last one optional, and the types that its values may have. A tag that is not here may

@@ -24,12 +24,18 @@ _READ_AT_ONCE = 1 << 16  # every file of the archives is smaller, and so small a
 _REFERENCE_MAP = replace(BANDS["B02"], name="reference map", unit="CLC code")
 
 
+def plain_band(data: bytes | memoryview, band: Band) -> GeoTiffHeader | None:
+    """Return the header of a plain archive file of this band, whose pixels are its tail; None for any other file."""
+    try:
+        header = plain_header(_head(data, len(data) - band.nbytes), len(data))
+    except NotPlain:
+        return None
+    return header if _matches(header, band) else None
+
+
 def is_plain(data: bytes | memoryview, band: Band) -> bool:
     """Tell whether the bytes of a file are a plain archive file of this band: its pixels are the tail."""
-    try:
-        return _matches(plain_header(_head(data, len(data) - band.nbytes), len(data)), band)
-    except NotPlain:
-        return False
+    return plain_band(data, band) is not None
 
 
 def _head(data: bytes | memoryview, size: int) -> bytes:

@@ -9,7 +9,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bigearth_tf.archive.layout import S1_NAME, S2_V1_NAME, S2_V2_NAME, Folders, find_folders, labels_path, v2_split
+from bigearth_tf.archive.layout import (
+    S1_NAME,
+    S2_V1_NAME,
+    S2_V2_NAME,
+    Folders,
+    find_folders,
+    grid_cell,
+    labels_path,
+    v2_split,
+)
 from bigearth_tf.archive.lists import (
     CLOUD,
     NO_SPLIT,
@@ -78,7 +87,7 @@ class ArchiveIndex:
         problems: what was found and left out.
         split_source: `official v1`, `official v2`, or what else the split comes from.
         hashes: metadata file name -> md5.
-        absent: rows of the lists whose patch is not here.
+        absent: rows of the lists whose patch is not here; a pair of which one is here is a problem instead.
     """
 
     folders: Folders
@@ -141,17 +150,22 @@ def index_archive(
     index = ArchiveIndex(folders, wanted)
     for name, path in folders.metadata.items():
         index.hashes[name] = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    if reference_maps and folders.version == "v1":
+        raise ArchiveError("area fractions come from reference maps, and only v2 has them; this is a v1 archive")
     kinds = (*wanted, "reference_maps") if reference_maps else wanted
     dirs = {} if lists_only else {kind: _locations(index, kind, tars) for kind in kinds}
     maps = dirs.pop("reference_maps", None)
     found = {sensor: len(names) for sensor, names in dirs.items()}
     if folders.version == "v1":
-        if reference_maps:
-            raise ArchiveError("area fractions come from reference maps, and only v2 has them; this is a v1 archive")
         _index_v1(index, dirs, unsplit, tars.get("s1"))
     else:
         _index_v2(index, dirs, unsplit, maps)
     index.entries.sort(key=lambda e: e.name)
+    if not index.entries and lists_only:
+        raise ArchiveError(
+            f"{', '.join(map(str, roots))}: the lists name no {'pairs' if len(wanted) == 2 else 'patches'}; lists of "
+            "one column know no S1 patches: name those of two, or metadata.parquet too, or take --sensors s2"
+        )
     if not index.entries:
         counts = " and ".join(f"{n} {sensor} patches" for sensor, n in found.items())
         alone = "none of them a pair; one sensor alone: name its folder only, or --sensors s2 or s1 of `records write`"
@@ -218,7 +232,7 @@ def _index_v2(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: boo
         s2_dir = s2.get(name) if s2 is not None else None
         s1_dir = s1.get(s1_name) if s1 is not None else None
         if (s2 is not None and s2_dir is None) or (s1 is not None and s1_dir is None):
-            index.absent += 1
+            index.absent += s2_dir is s1_dir
             continue
         used_s2.add(name)
         used_s1.add(s1_name)
@@ -283,16 +297,18 @@ def _index_v1(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: boo
             index.problems.append(Problem(NO_PARTNER_NAMED, name, name))
         except ArchiveError as error:
             index.problems.append(Problem(BAD_JSON, str(error), name))
-    s1_of_s2 = {s2: s1 for s1, s2 in s2_of_s1.items()}
+    s1_of_s2: dict[str, str] = {}
+    for s1 in sorted(s2_of_s1, key=lambda s1: (_of_other_cells(s1, s2_of_s1[s1]), s1)):
+        s1_of_s2.setdefault(s2_of_s1[s1], s1)  # two may name one partner, and then one of them is wrong
     if "s2" not in dirs:
         pairs = [(s2, s1) for s1, s2 in s2_of_s1.items()]
     elif "s1" not in dirs:
         pairs = [(s2, None) for s2 in dirs["s2"]]
     else:
         pairs = [(s2, s1_of_s2[s2]) for s2 in dirs["s2"] if s2 in s1_of_s2]
-        paired = {s2 for s2, _ in pairs}
-        _unpaired(index, dirs["s2"].keys() - paired, {s1 for s1, s2 in s2_of_s1.items() if s2 not in paired})
-    index.absent = len((splits.keys() | excluded.keys()) - {s2 for s2, _ in pairs})
+        _unpaired(index, dirs["s2"].keys() - s1_of_s2.keys(), s2_of_s1.keys() - {s1 for _, s1 in pairs})
+    here = dirs.get("s2", {}).keys() | s2_of_s1.values()
+    index.absent = len((splits.keys() | excluded.keys()) - here)
     for s2, s1 in pairs:
         split = "all" if unsplit else splits.get(s2)
         index.entries.append(
@@ -305,6 +321,13 @@ def _index_v1(index: ArchiveIndex, dirs: dict[str, dict[str, str]], unsplit: boo
                 country=country.get(s2, ""),
             )
         )
+
+
+def _of_other_cells(*names: str) -> bool:
+    try:
+        return len(set(map(grid_cell, names))) > 1
+    except ArchiveError:
+        return True
 
 
 def _partner(name: str, location: str, tar: TarIndex | None) -> str:
@@ -370,6 +393,7 @@ def parse_labels_json(data: bytes, where: str) -> dict:
         parsed = json.loads(data)
     except ValueError as error:
         raise ArchiveError(f"{where} is not JSON ({error}); extract it again from the archive") from None
-    if not isinstance(parsed, dict) or not isinstance(parsed.get("labels"), list):
+    labels = parsed.get("labels") if isinstance(parsed, dict) else None
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         raise ArchiveError(f"{where} has no list of labels; is it a file of the archive?")
     return parsed

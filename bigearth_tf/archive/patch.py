@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,20 +102,13 @@ def read_patch(entry: PatchEntry, version: str) -> PatchPair:
     """
     bands: dict[str, np.ndarray] = {}
     patches: dict[str, FolderPatch | TarPatch] = {}
-    place = None
+    first = None
     for sensor, location in (("s2", entry.s2_dir), ("s1", entry.s1_dir)):
         if location is None:
             continue
         patch = patches[sensor] = open_patch(location)
-        for grid in _SENSOR_GRIDS[sensor]:
-            for header, where in _read_grid(patch, grid, bands):
-                if place is None:
-                    place, first = header, where
-                elif header.ulx != place.ulx or header.uly != place.uly or header.epsg != place.epsg:
-                    raise PairError(
-                        f"bands of a pair show one place; {first} is at EPSG:{place.epsg} {place.bounds}, "
-                        f"{where} at EPSG:{header.epsg} {header.bounds}"
-                    )
+        first = _read_sensor(patch, sensor, bands, first)
+    place = first[0]
     s2, s1 = patches.get("s2"), patches.get("s1")
     s2_json, s1_json = _jsons(s2, s1) if version == "v1" else (None, None)
     s2_name, s1_name = s2.name if s2 else "", s1.name if s1 else ""
@@ -138,39 +131,53 @@ def read_patch(entry: PatchEntry, version: str) -> PatchPair:
     )
 
 
+# sensor -> for each grid the shape and type of a band, and (name, band, file name behind the patch's) of its bands
 _SENSOR_GRIDS = {
     sensor: tuple(
-        tuple((band, f"{band.name}.tif") for band in grid.bands) for grid in BAND_SETS["all"].of_sensor(sensor).grids
+        (
+            grid.shape[:2],
+            np.dtype(grid.dtype).newbyteorder("<"),
+            tuple((band.name, band, f"{band.name}.tif") for band in grid.bands),
+        )
+        for grid in BAND_SETS["all"].of_sensor(sensor).grids
     )
     for sensor in ("s2", "s1")
 }
 
 
-def _read_grid(
-    patch: FolderPatch | TarPatch, grid: tuple[tuple[Band, str], ...], bands: dict[str, np.ndarray]
-) -> Iterator[tuple[GeoTiffHeader, str]]:
-    """Read the bands of a grid into `bands`; yield each header that differs from the one before, and its file.
+def _read_sensor(
+    patch: FolderPatch | TarPatch, sensor: str, bands: dict[str, np.ndarray], first: tuple[GeoTiffHeader, str] | None
+) -> tuple[GeoTiffHeader, str]:
+    """Read the bands of a sensor into `bands`, and check that they show the place of the first band of the pair.
 
-    Bands of a grid have one header, byte for byte. So the header of the first file is decoded, and a file of the same
-    length that begins with the same bytes is that file with other pixels.
+    Bands of a grid have one header, byte for byte. So a file that is as long as the plain one before it and begins
+    with the same bytes is that file with other pixels, and needs no look at its header.
     """
-    dtype = np.dtype(grid[0][0].dtype).newbyteorder("<")
-    head, size, known = b"", -1, None
-    for band, suffix in grid:
-        try:
-            data = patch.read(suffix)
-        except MissingBandError:  # some sample copies of v2 are named .tiff
-            data, suffix = _read_tiff_suffix(patch, band)
-        if len(data) == size and data[: len(head)] == head:
-            bands[band.name] = np.ndarray((band.size, band.size), dtype, data, len(head))
-            continue
-        bands[band.name], header = geotiff.decode_band(data, band, patch.where(suffix))
-        if header != known:
-            yield header, patch.where(suffix)
-        head, size, known = b"", -1, header
-        if geotiff.is_plain(data, band):
-            size = len(data)
-            head = bytes(data[: size - band.nbytes])
+    for shape, dtype, grid in _SENSOR_GRIDS[sensor]:
+        head, size, start = b"", -1, 0
+        for name, band, suffix in grid:
+            try:
+                data = patch.read(suffix)
+            except MissingBandError:  # some sample copies of v2 are named .tiff
+                data, suffix = _read_tiff_suffix(patch, band)
+            if len(data) == size and data[:start] == head:
+                bands[name] = np.ndarray(shape, dtype, data, start)
+                continue
+            if header := geotiff.plain_band(data, band):
+                size, start = len(data), len(data) - band.nbytes
+                head = data[:start]
+                bands[name] = np.ndarray(shape, dtype, data, start)
+            else:
+                bands[name], header = geotiff.decode_band(data, band, patch.where(suffix))
+            if first is None:
+                first = header, patch.where(suffix)
+            place = first[0]
+            if header.ulx != place.ulx or header.uly != place.uly or header.epsg != place.epsg:
+                raise PairError(
+                    f"bands of a pair show one place; {first[1]} is at EPSG:{place.epsg} {place.bounds}, "
+                    f"{patch.where(suffix)} at EPSG:{header.epsg} {header.bounds}"
+                )
+    return first
 
 
 def _read_tiff_suffix(patch: FolderPatch | TarPatch, band: Band) -> tuple[bytes, str]:
@@ -229,14 +236,18 @@ def _labels(entry: PatchEntry, jsons: list[dict]) -> dict[int, tuple[str, ...]]:
     return {43: said[0], 19: labels_43_to_19(said[0])}
 
 
+_TIME_IN_NAME = re.compile(r"_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?:_|$)")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d")
+
+
 def _time(name: str, data: dict | None, key: str) -> str:
     """Acquisition time from the JSON, or from the name where there is none: v2 names hold real times."""
     if data is not None:
         text = str(data.get(key, "")).replace(" ", "T")
     else:
-        match = re.search(r"_(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)(?:_|$)", name)
+        match = _TIME_IN_NAME.search(name)
         text = "{}-{}-{}T{}:{}:{}".format(*match.groups()) if match else ""
-    if text and not re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", text):
+    if text and not _TIME.fullmatch(text):
         raise ArchiveError(f"{name}: {key} must be a date and a time, got {text!r}")
     return text
 

@@ -112,7 +112,7 @@ def write(
     Reference_Maps), a metadata or split file, or a folder that holds some of them. With --s2 and --s1 the patches come
     straight from the published tarballs, and ROOT is where the metadata files are.
     """
-    from bigearth_tf.records import writer
+    from bigearth_tf.records import partial, writer
 
     roots, beam_options = _split_beam_options(roots)
     if (beam_options or runner) and not beam:
@@ -121,19 +121,19 @@ def write(
         raise click.UsageError("--beam and --task are two ways to spread the work; use one.")
     if not roots:
         raise click.UsageError("Missing argument '[ROOT...]': name the archive, or the folder of its metadata files.")
-    writer.check_output(out, overwrite)
+    partial.check_output(out, overwrite)
     tarballs = {k: t for k, t in (("s2", s2), ("s1", s1), ("reference_maps", maps)) if t}
     selection["on_bad_patch"] = "skip" if skip_bad else "raise"
     with options.progress_bar("list", unit="bytes") as report:
         plan = writer.plan_archive(
             roots,
             tarballs=tarballs,
-            work=writer.partial_folder(out),
+            work=partial.partial_folder(out),
             tar_progress=lambda name, done, total: report(done, total, name),
             **selection,
         )
-    with writer.open_partial(out, plan, shared=task is not None) as (folder, head):
-        writer.check_output(out, overwrite)  # planning takes a while, and another run may just have finished
+    with partial.open_partial(out, plan, shared=task is not None) as (folder, head):
+        partial.check_output(out, overwrite)  # planning takes a while, and another run may just have finished
         first, step = task or (0, 1)
         numbers = range(first, len(head.shards), step)
         if beam:
@@ -147,7 +147,7 @@ def write(
             click.echo(f"task {task[0]} of {task[1]}: {len(numbers)} of {len(head.shards)} shards are in {folder}")
             click.echo(f"when all tasks are done: bigearth-tf records finish {out}")
             return
-        manifest = writer.gather(out, overwrite=overwrite)
+        manifest = partial.gather(out, overwrite=overwrite)
     _summarize(manifest, out)
 
 
@@ -175,7 +175,7 @@ def finish(out: Path, overwrite: bool) -> None:
 
     Refuses gaps: every shard of the plan must be there, and no task may still be at work.
     """
-    from bigearth_tf.records.writer import finish_records
+    from bigearth_tf.records.partial import finish_records
 
     _summarize(finish_records(out, overwrite=overwrite), out)
 
@@ -287,6 +287,7 @@ def verify(
 
     With --against also every pixel, label and name. Exit code 1 if anything is wrong; every finding is named.
     """
+    import contextlib
     import json
     import tempfile
 
@@ -300,7 +301,9 @@ def verify(
         raise click.UsageError(
             "--s2, --s1, --maps and --sample compare with an archive; name its lists with --against."
         )
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".verify-") as work:
+    with contextlib.ExitStack() as stack:
+        if tars:  # only then is anything written: records may lie where nothing can be
+            work = stack.enter_context(tempfile.TemporaryDirectory(dir=folder.parent, prefix=".verify-"))
         with options.progress_bar("list", unit="bytes") as listed:
             indexes = [index_tarball(t, work, progress=lambda d, n, name=t.name: listed(d, n, name)) for t in tars]
         with options.progress_bar("verify", "records") as progress:
@@ -410,7 +413,7 @@ def import_(
     """
     from bigearth_tf.records.foreign import find_foreign
     from bigearth_tf.records.importer import plan_import, write_import
-    from bigearth_tf.records.writer import check_output
+    from bigearth_tf.records.partial import check_output
 
     check_output(out, overwrite)
     found = find_foreign(sources)

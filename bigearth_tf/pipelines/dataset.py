@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import tensorflow as tf
@@ -9,10 +10,12 @@ import tensorflow as tf
 from bigearth_tf.bands import BandSet, band_set
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError, ContractError
-from bigearth_tf.nomenclature import nomenclature
+from bigearth_tf.nomenclature import Nomenclature, nomenclature
 from bigearth_tf.pipelines.augment import flips_and_turns
 from bigearth_tf.pipelines.decode import decode_grids, feature_spec
-from bigearth_tf.records.manifest import Manifest
+from bigearth_tf.pipelines.foreign import ForeignSource
+from bigearth_tf.records.foreign import find_foreign, tfrecord_files
+from bigearth_tf.records.manifest import MANIFEST, Manifest
 from bigearth_tf.records.schema import label_feature
 
 INTERLEAVED_SHARDS = 4
@@ -41,7 +44,7 @@ def load_dataset(
     own that depend on (seed, epoch) alone; the first pass is `epoch`. Without them every pass is the same.
 
     Args:
-        records: folder with manifest.json.
+        records: folder with manifest.json; or other people's TFRecords, a file or a folder that `find_foreign` knows.
         split: `train`, `validation` (or `val`), `test`, or `all`.
         bands: name of a band set (`s1s2`, `s2`, `s1`, `rgb`, ...), band names, or None for all bands of the records.
         classes: 43 or 19; records of v2 know 19 only.
@@ -61,33 +64,29 @@ def load_dataset(
         in CLC order).
 
     Raises:
-        RecordsError: no records there.
+        RecordsError: no records there, or of no known schema.
         UnknownNameError: no such split, band set or nomenclature.
         ContractError: the records lack the bands or the label set, or differ from `contract`.
         ConfigError: batch_size or shuffle_buffer < 1.
     """
     if batch_size < 1 or shuffle_buffer < 1:
         raise ConfigError(f"batch_size and shuffle_buffer must be at least 1, got {batch_size} and {shuffle_buffer}")
-    manifest = Manifest.load(records)
-    chosen = manifest.contract.band_set if bands is None else band_set(bands)
+    source = _open(Path(records))
+    chosen = source.contract.band_set if bands is None else band_set(bands)
     labels = nomenclature(classes)
-    _check(manifest, chosen, labels, contract)
-    shards = manifest.of_split(split)
-    files = [str(Path(records) / shard.file) for shard in shards]
-    count = sum(shard.records for shard in shards)
+    _check(source.contract, chosen, labels, contract)
+    files, count = source.of_split(split)
 
     def read(number: tf.Tensor) -> tf.data.Dataset:
         return _read_epoch(files, number, seed, shuffle, shuffle_buffer, deterministic)
 
-    spec = feature_spec(chosen, labels, names=names or augment)
+    decode_batch = source.decoder(chosen, labels, names=names or augment)
 
     def decode(serialized: tf.Tensor, number: tf.Tensor):
-        parsed = tf.io.parse_example(serialized, spec)
-        grids = decode_grids(parsed, chosen)
+        grids, multi_hot, record_names = decode_batch(serialized)
         if augment:
-            grids = flips_and_turns(grids, parsed["name"], seed, number[0])
-        multi_hot = tf.cast(parsed[label_feature(len(labels))], tf.float32)
-        return (grids, multi_hot, parsed["name"]) if names else (grids, multi_hot)
+            grids = flips_and_turns(grids, record_names, seed, number[0])
+        return (grids, multi_hot, record_names) if names else (grids, multi_hot)
 
     dataset = _epochs(epoch, advance=shuffle or augment).flat_map(read)
     batches = count // batch_size if drop_remainder else -(-count // batch_size)
@@ -97,16 +96,50 @@ def load_dataset(
     return dataset.prefetch(tf.data.AUTOTUNE)
 
 
-def _check(manifest: Manifest, bands: BandSet, labels, contract: DataContract | None) -> None:
-    asked = DataContract(manifest.contract.archive_version, bands.bands, (labels.names,))
+@dataclass(frozen=True)
+class _OwnSource:
+    """A records folder; `ForeignSource` is the same for other people's TFRecords."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def contract(self) -> DataContract:
+        return self.manifest.contract
+
+    def of_split(self, split: str) -> tuple[list[str], int]:
+        """Return the files of a split and how many records they hold."""
+        shards = self.manifest.of_split(split)
+        return [str(self.folder / shard.file) for shard in shards], sum(shard.records for shard in shards)
+
+    def decoder(self, bands: BandSet, labels: Nomenclature, names: bool):
+        """Return serialised batch -> (grids, multi-hot labels, names); names are None unless asked for."""
+        spec = feature_spec(bands, labels, names=names)
+
+        def decode(serialized: tf.Tensor):
+            parsed = tf.io.parse_example(serialized, spec)
+            multi_hot = tf.cast(parsed[label_feature(len(labels))], tf.float32)
+            return decode_grids(parsed, bands), multi_hot, parsed.get("name")
+
+        return decode
+
+
+def _open(records: Path) -> _OwnSource | ForeignSource:
+    if not (records / MANIFEST).is_file() and tfrecord_files(records):
+        return ForeignSource(find_foreign(records))
+    return _OwnSource(records, Manifest.load(records))
+
+
+def _check(offered: DataContract, bands: BandSet, labels: Nomenclature, contract: DataContract | None) -> None:
+    asked = DataContract(offered.archive_version, bands.bands, (labels.names,))
     if contract is not None:
-        contract.require(manifest.contract)
+        contract.require(offered)
         if contract.bands != bands.bands or contract.class_names != asked.class_names:
             raise ContractError(
                 f"the model takes bands {' '.join(contract.bands)} and {len(contract.class_names[0])} classes; "
                 f"asked for are bands {bands} and {len(labels)} classes"
             )
-    asked.require(manifest.contract, here="dataset")
+    asked.require(offered, here="dataset")
 
 
 def _epochs(first: int, *, advance: bool) -> tf.data.Dataset:

@@ -36,7 +36,8 @@ def write_shards_with_beam(folder: Path | str, head: PlanHead, arguments: Sequen
     except ImportError as error:
         raise ConfigError(f"Apache Beam is not installed ({error}): pip install 'bigearth-tf[beam]'") from None
     folder = Path(folder).resolve()
-    todo = [number for number in range(len(head.shards)) if load_done(folder, head, number) is None]
+    done = [load_done(folder, head, number) for number in range(len(head.shards))]
+    todo = [number for number, shard in enumerate(done) if not (shard and shard.whole)]
     if not todo:
         return
     options = PipelineOptions([*_QUIET, *arguments])

@@ -66,11 +66,18 @@ class PlaceCheck:
         self._pictures: dict[bytes, tuple[str, str]] = {}
 
     def __call__(self, pair: PatchPair, shard: ShardInfo, where: str) -> Wrong:
-        cells = {name: _cell(name) for name in (pair.s2_name, pair.s1_name) if name}
+        cells = {}
+        for name in filter(None, (pair.s2_name, pair.s1_name)):
+            try:
+                cells[name] = _cell(name)
+            except ArchiveError as error:
+                yield "footprint", f"{pair.name}: {error}"
+        if not pair.s2_name and not pair.s1_name:
+            yield "footprint", f"{pair.name} has neither an S2 name nor an S1 name"
         if len({cell[1:] for cell in cells.values()}) > 1 or len({c[0] for c in cells.values() if c[0]}) > 1:
             yield "footprint", f"{pair.s2_name} and {pair.s1_name} are of two places"
         if pair.epsg:  # records of other people may not know where they are
-            yield from self._check_bounds(pair, *next(iter(sorted(cells.values(), reverse=True))))
+            yield from self._check_bounds(pair, *max(cells.values(), default=("", 0, 0)))
         if shard.split == EXCLUDED:
             return
         place = (pair.epsg, *pair.bounds) if pair.epsg else tuple(sorted(cells.values()))

@@ -178,11 +178,14 @@ def decode_record(serialized: bytes | memoryview, class_names: Sequence[Sequence
         areas = np.array(feature[AREAS_FEATURE].float_list.value, np.float32)
         if len(areas) != AREA_CLASSES:
             raise RecordsError(f"{AREAS_FEATURE} holds {AREA_CLASSES} fractions, got {len(areas)}")
+    bounds = tuple(feature["bounds"].float_list.value) if "bounds" in feature else ()
+    if len(bounds) != 4:
+        raise RecordsError(f"bounds holds 4 values, got {len(bounds)}")
     return PatchPair(
         bands=bands,
         labels=labels,
         epsg=_one(feature, "epsg", "int64_list"),
-        bounds=tuple(feature["bounds"].float_list.value),
+        bounds=bounds,
         areas=areas,
         **{name: _one(feature, name, "bytes_list").decode() for name in TEXT_FEATURES},
         **{name: bool(_one(feature, name, "int64_list")) for name in FLAG_FEATURES},

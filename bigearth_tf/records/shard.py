@@ -8,13 +8,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bigearth_tf.archive.patch import read_patch
+from bigearth_tf.archive.metadata import PatchEntry
+from bigearth_tf.archive.patch import PatchPair, read_patch
 from bigearth_tf.errors import ArchiveError
 from bigearth_tf.nomenclature import NOMENCLATURES
 from bigearth_tf.records.manifest import ShardInfo
 from bigearth_tf.records.plan import PlanHead, load_shard
 from bigearth_tf.records.schema import write_record
 from bigearth_tf.records.tfrecord import RecordFile, output_errors, temporary_name
+
+IMPORTED_FROM = "imported_from"  # in the selection of a plan: the schema of other people's records
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,16 @@ class DoneShard:
     skipped: dict[str, str]
     fingerprint: str
 
+    @property
+    def whole(self) -> bool:
+        """It lacks no patch; the others are tried again by the next run, when a disk may be back."""
+        return not self.skipped
+
 
 def write_shard(
     folder: Path | str, number: int, head: PlanHead | None = None, advance: Callable[[int], None] | None = None
 ) -> DoneShard:
-    """Write one shard of the plan in a folder; if it is already there, leave it as it is.
+    """Write one shard of the plan in a folder; if it is already there and whole, leave it as it is.
 
     The shard grows under a temporary name, is flushed, and gets its name when it is whole.
 
@@ -49,13 +57,14 @@ def write_shard(
 
     Raises:
         ArchiveError: a patch is damaged, and the plan says `raise`; names patch and file.
+        RecordsError: a record of somebody else is damaged.
         OutputError: the disk is full or fails.
     """
     folder = Path(folder)
     head = head or PlanHead.load(folder)
-    if (done := load_done(folder, head, number)) is not None:
+    if (done := load_done(folder, head, number)) and done.whole:
         return done
-    shard = load_shard(folder, head, number)
+    shard, read = load_shard(folder, head, number), _reader(head)
     path = folder / shard.file
     temporary = temporary_name(path)  # two workers on one shard, as Beam may do, do not meet
     skipped: dict[str, str] = {}
@@ -64,7 +73,7 @@ def write_shard(
     try:
         for entry in shard.entries:
             try:
-                pair = read_patch(entry, head.version)
+                pair = read(entry)
             except ArchiveError as error:
                 if head.on_bad_patch == "raise":
                     raise _with_name(error, entry.name) from None
@@ -87,9 +96,19 @@ def write_shard(
         head.fingerprint,
     )
     with output_errors(path):
+        (folder / sidecar(shard.file)).unlink(missing_ok=True)  # of an earlier file of this name
         temporary.replace(path)
         _save_done(done, folder)
     return done
+
+
+def _reader(head: PlanHead) -> Callable[[PatchEntry], PatchPair]:
+    """Return what reads the patches of a plan: files of the archive, or other people's records."""
+    if schema := head.selection.get(IMPORTED_FROM):
+        from bigearth_tf.records.foreign import read_foreign_entry
+
+        return lambda entry: read_foreign_entry(entry, schema)
+    return lambda entry: read_patch(entry, head.version)
 
 
 def _with_name(error: ArchiveError, name: str) -> ArchiveError:
@@ -119,7 +138,7 @@ def _save_done(done: DoneShard, folder: Path) -> None:
 
 
 def load_done(folder: Path, head: PlanHead, number: int) -> DoneShard | None:
-    """Return what a finished shard reported, None if it is not there, of another plan or lacks what must not lack."""
+    """Return what a finished shard reported, None if the shard is not there or belongs to another plan."""
     file = head.shards[number][0]
     try:
         data = json.loads((folder / sidecar(file)).read_text("utf-8"))
@@ -128,5 +147,4 @@ def load_done(folder: Path, head: PlanHead, number: int) -> DoneShard | None:
         return None
     path = folder / file
     there = path.is_file() and path.stat().st_size == done.info.bytes
-    lacks = done.skipped and head.on_bad_patch == "raise"
-    return done if there and done.fingerprint == head.fingerprint and not lacks else None
+    return done if there and done.fingerprint == head.fingerprint else None

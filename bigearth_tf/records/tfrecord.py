@@ -29,7 +29,8 @@ _ALIGNMENT = 4096  # of what bypasses the page cache
 BLOCK = 4 << 20  # bytes that are written at once
 
 
-def _masked(crc: int) -> int:
+def masked(crc: int) -> int:
+    """Return a CRC-32C as TFRecord files store it."""
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFF_FFFF
 
 
@@ -51,7 +52,7 @@ class RecordFile:
         self.records = 0
         with output_errors(path):
             self._file, self._direct = _open_for_writing(path)
-        self._blocks = [memoryview(mmap.mmap(-1, BLOCK)), memoryview(mmap.mmap(-1, BLOCK))]
+        self._blocks = [_block(BLOCK), _block(BLOCK)]
         self._at = 0
         self._size = 0
         self._hash = hashlib.sha256()
@@ -71,8 +72,8 @@ class RecordFile:
         block, start, size = self._blocks[0], self._at, self._reserved
         length = _LENGTH.pack(size)
         end = start + _HEAD + size
-        block[start : start + _HEAD] = length + _CRC.pack(_masked(crc32c.crc32c(length)))
-        block[end : end + 4] = _CRC.pack(_masked(crc32c.crc32c(block[start + _HEAD : end])))
+        block[start : start + _HEAD] = length + _CRC.pack(masked(crc32c.crc32c(length)))
+        block[end : end + 4] = _CRC.pack(masked(crc32c.crc32c(block[start + _HEAD : end])))
         self._at = end + 4
         self.records += 1
 
@@ -81,7 +82,7 @@ class RecordFile:
         block, full = self._blocks[0], self._at - self._at % _ALIGNMENT
         self._wait()
         if len(self._blocks[1]) < need + _ALIGNMENT:
-            self._blocks[1] = memoryview(mmap.mmap(-1, -(-(need + _ALIGNMENT) // BLOCK) * BLOCK))
+            self._blocks[1] = _block(-(-(need + _ALIGNMENT) // BLOCK) * BLOCK)
         rest = self._at - full
         self._blocks[1][:rest] = block[full : self._at]
         self._pending = self._thread.submit(self._write, block[:full])
@@ -140,6 +141,14 @@ class RecordFile:
             self._file = -1
 
 
+def _block(size: int) -> memoryview:
+    """Return aligned memory, in huge pages where the system has them."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with contextlib.suppress(OSError, AttributeError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return memoryview(memory)
+
+
 def _open_for_writing(path: Path | str) -> tuple[int, bool]:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
@@ -188,12 +197,12 @@ def read_tfrecord(path: Path | str) -> Iterator[memoryview]:
             if start > size:
                 raise _damaged(path, number, at, "the file ends in its head")
             (length,) = _LENGTH.unpack_from(data, at)
-            if _masked(crc32c.crc32c(data[at : at + 8])) != _CRC.unpack_from(data, at + 8)[0]:
+            if masked(crc32c.crc32c(data[at : at + 8])) != _CRC.unpack_from(data, at + 8)[0]:
                 raise _damaged(path, number, at, "the checksum of its length is wrong")
             if start + length + 4 > size:
                 raise _damaged(path, number, at, f"the file ends in it ({length} bytes were written)")
             with data[start : start + length] as record:
-                if _masked(crc32c.crc32c(record)) != _CRC.unpack_from(data, start + length)[0]:
+                if masked(crc32c.crc32c(record)) != _CRC.unpack_from(data, start + length)[0]:
                     raise _damaged(path, number, at, "the checksum of its data is wrong")
                 yield record
             at, number = start + length + 4, number + 1
