@@ -28,7 +28,7 @@ from bigearth_tf.archive.layout import band_path
 from bigearth_tf.archive.metadata import PatchEntry, index_archive
 from bigearth_tf.bands import BAND_SETS, BANDS
 from bigearth_tf.nomenclature import CLASSES_19
-from bigearth_tf.records import writer
+from bigearth_tf.records.partial import open_partial
 from bigearth_tf.records.plan import PlanHead, make_plan
 from bigearth_tf.records.schema import STORED_GRIDS
 from bigearth_tf.records.shard import write_shard
@@ -193,7 +193,7 @@ def _memory(index, scratch: Path, sizes: Sequence[int], workers: int) -> list[di
         ]
         plan = make_plan(dataclasses.replace(index, entries=many, problems=[], absent=0))
         out = scratch / f"memory-{patches}"
-        with writer.open_partial(out, plan) as (folder, head):
+        with open_partial(out, plan) as (folder, head):
             context = multiprocessing.get_context("spawn")
             peaks = context.SimpleQueue()
             processes = [

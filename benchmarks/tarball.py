@@ -20,7 +20,7 @@ from pathlib import Path
 from _common import parser, synthetic_archive
 
 from bigearth_tf.archive.metadata import index_archive
-from bigearth_tf.records import writer
+from bigearth_tf.records import partial, writer
 
 SENSORS = {"s2": "BigEarthNet-S2", "s1": "BigEarthNet-S1"}
 
@@ -82,12 +82,12 @@ def _run(name: str, tarballs: dict[str, Path], lists: Path, scratch: Path, shard
         manifest = writer.write_records([lists, unpacked], out)
     else:
         extra = (0, 0)
-        work = writer.partial_folder(out)
+        work = partial.partial_folder(out)
         plan = writer.plan_archive([lists], tarballs=tarballs, work=work)
-        with writer.open_partial(out, plan) as (folder, head):
+        with partial.open_partial(out, plan) as (folder, head):
             extra = _usage(folder)
             writer.write_shards(folder, head, range(len(head.shards)))
-            manifest = writer.gather(out)
+            manifest = partial.gather(out)
     seconds = time.perf_counter() - begin
     shards.add(tuple(shard.sha256 for shard in manifest.shards))
     shutil.rmtree(out)
