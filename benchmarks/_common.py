@@ -16,8 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import rasterio
 
+from bigearth_tf.archive.entries import PatchEntry
 from bigearth_tf.archive.layout import band_path
-from bigearth_tf.archive.metadata import PatchEntry
 from bigearth_tf.archive.synthetic import write_archive
 from bigearth_tf.bands import BAND_SETS, BANDS
 from bigearth_tf.quiet import import_tensorflow

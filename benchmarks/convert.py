@@ -24,8 +24,9 @@ from pathlib import Path
 
 from _common import parser, rasterio_bands, synthetic_archive
 
+from bigearth_tf.archive.entries import PatchEntry
 from bigearth_tf.archive.layout import band_path
-from bigearth_tf.archive.metadata import PatchEntry, index_archive
+from bigearth_tf.archive.metadata import index_archive
 from bigearth_tf.bands import BAND_SETS, BANDS
 from bigearth_tf.nomenclature import CLASSES_19
 from bigearth_tf.records.partial import open_partial

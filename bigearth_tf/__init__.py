@@ -19,12 +19,15 @@ _PUBLIC = {
     "Nomenclature": "nomenclature",
     "DataContract": "contract",
     "BigEarthError": "errors",
+    "download_archive": "archive.download",
     "index_archive": "archive.metadata",
     "read_patch": "archive.patch",
     "write_archive": "archive.synthetic",
     "Manifest": "records.manifest",
     "write_records": "records.writer",
     "verify_records": "records.verify",
+    "compute_statistics": "records.stats",
+    "import_records": "records.importer",
     "load_dataset": "pipelines.dataset",
     "PatchClassifier": "models.classifier",
     "create_model": "models.registry",
@@ -41,6 +44,7 @@ _PUBLIC = {
 __all__ = ["__version__", *sorted(_PUBLIC)]
 
 if TYPE_CHECKING:
+    from bigearth_tf.archive.download import download_archive
     from bigearth_tf.archive.metadata import index_archive
     from bigearth_tf.archive.patch import read_patch
     from bigearth_tf.archive.synthetic import write_archive
@@ -51,7 +55,9 @@ if TYPE_CHECKING:
     from bigearth_tf.models.registry import create_model, list_models, load_model
     from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, Nomenclature
     from bigearth_tf.pipelines.dataset import load_dataset
+    from bigearth_tf.records.importer import import_records
     from bigearth_tf.records.manifest import Manifest
+    from bigearth_tf.records.stats import compute_statistics
     from bigearth_tf.records.verify import verify_records
     from bigearth_tf.records.writer import write_records
     from bigearth_tf.serving.bundle import Bundle, export_bundle

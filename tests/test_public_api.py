@@ -19,11 +19,14 @@ PINNED = {
     "DataContract",
     "Nomenclature",
     # archive
+    "download_archive",
     "index_archive",
     "read_patch",
     "write_archive",
     # records and pipelines
     "Manifest",
+    "compute_statistics",
+    "import_records",
     "load_dataset",
     "verify_records",
     "write_records",

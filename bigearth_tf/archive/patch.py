@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from bigearth_tf.archive import geotiff
+from bigearth_tf.archive.entries import PatchEntry
 from bigearth_tf.archive.geotiff import GeoTiffHeader
 from bigearth_tf.archive.layout import LABELS_FILE, MAP_FILE, band_stem
 from bigearth_tf.archive.lists import CLOUD, SNOW
-from bigearth_tf.archive.metadata import PatchEntry, parse_labels_json
+from bigearth_tf.archive.metadata import parse_labels_json
 from bigearth_tf.archive.reference_map import class_areas, labels_of_map
 from bigearth_tf.archive.tarball import TarPatch, is_tar_location
 from bigearth_tf.bands import BAND_SETS, BANDS, Band, BandSet, Grid

@@ -107,7 +107,8 @@ def inspect(roots: tuple[Path, ...], sensors: str, quick: bool, as_json: bool) -
     A ROOT is a published folder (BigEarthNet-v1.0, BigEarthNet-S1-v1.0, BigEarthNet-S2, BigEarthNet-S1,
     Reference_Maps), a metadata or split file, or a folder that holds some of them.
     """
-    from bigearth_tf.archive.metadata import Problem, index_archive
+    from bigearth_tf.archive.entries import Problem
+    from bigearth_tf.archive.metadata import index_archive
     from bigearth_tf.archive.patch import read_patch
     from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from bigearth_tf.archive.entries import PatchEntry
 from bigearth_tf.archive.layout import S1_NAME, S2_V2_NAME, grid_cell
-from bigearth_tf.archive.metadata import PatchEntry
 from bigearth_tf.archive.patch import PatchPair, read_patch
 from bigearth_tf.bands import PATCH_METRES
 from bigearth_tf.errors import ArchiveError

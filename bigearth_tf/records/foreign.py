@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from bigearth_tf.archive.metadata import PatchEntry
+from bigearth_tf.archive.entries import PatchEntry
 from bigearth_tf.archive.patch import PatchPair
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import RecordsError, UnknownNameError

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from bigearth_tf.archive.entries import ArchiveIndex, PatchEntry
 from bigearth_tf.archive.layout import Folders
 from bigearth_tf.archive.lists import NO_SPLIT
-from bigearth_tf.archive.metadata import ArchiveIndex, PatchEntry, index_archive
+from bigearth_tf.archive.metadata import index_archive
 from bigearth_tf.errors import ArchiveError, ConfigError, RecordsError
 from bigearth_tf.records.foreign import ARCHIVE_VERSION, ForeignRecords, find_foreign, place_of, record_location
 from bigearth_tf.records.foreign_decode import decode_foreign

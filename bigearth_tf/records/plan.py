@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bigearth_tf.archive.entries import FAULTS, WRONG_SPLIT, ArchiveIndex, PatchEntry
 from bigearth_tf.archive.lists import REASONS, SPLITS
-from bigearth_tf.archive.metadata import FAULTS, WRONG_SPLIT, ArchiveIndex, PatchEntry
 from bigearth_tf.errors import ArchiveError, ConfigError, RecordsError, UnknownNameError
 from bigearth_tf.records.tfrecord import temporary_name
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bigearth_tf.archive.entries import PatchEntry
 from bigearth_tf.archive.layout import S1_NAME, S2_V2_NAME
-from bigearth_tf.archive.metadata import PatchEntry
 from bigearth_tf.records.plan import Plan, Shard
 from bigearth_tf.records.schema import STORED_GRIDS
 from bigearth_tf.records.tfrecord import output_errors

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bigearth_tf.archive.metadata import PatchEntry
+from bigearth_tf.archive.entries import PatchEntry
 from bigearth_tf.archive.patch import PatchPair, read_patch
 from bigearth_tf.errors import ArchiveError
 from bigearth_tf.nomenclature import NOMENCLATURES

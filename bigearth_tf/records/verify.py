@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from bigearth_tf.archive.entries import ArchiveIndex
 from bigearth_tf.archive.lists import OFFICIAL_COUNTS
-from bigearth_tf.archive.metadata import ArchiveIndex, index_archive
+from bigearth_tf.archive.metadata import index_archive
 from bigearth_tf.archive.patch import PatchPair
 from bigearth_tf.archive.tarball import TarIndex
 from bigearth_tf.errors import BigEarthError, ConfigError, RecordsError

@@ -3,8 +3,9 @@ import json
 
 import pytest
 
+from bigearth_tf.archive.entries import PatchEntry, Problem
 from bigearth_tf.archive.lists import OFFICIAL_MD5, read_csv_list, read_v2_table
-from bigearth_tf.archive.metadata import PatchEntry, Problem, index_archive, read_labels_json
+from bigearth_tf.archive.metadata import index_archive, read_labels_json
 from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, MissingBandError, UnknownNameError
 from tests.archives import (
     CLOUD,

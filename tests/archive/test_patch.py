@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from bigearth_tf.archive.metadata import PatchEntry, index_archive
+from bigearth_tf.archive.entries import PatchEntry
+from bigearth_tf.archive.metadata import index_archive
 from bigearth_tf.archive.patch import band_files, read_band_files, read_patch
 from bigearth_tf.bands import BAND_SETS, BANDS
 from bigearth_tf.errors import ArchiveError, GeoTiffError, LabelError, MissingBandError, PairError

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigearth_tf.archive.metadata import PatchEntry
+from bigearth_tf.archive.entries import PatchEntry
 from bigearth_tf.errors import ConfigError, UnknownNameError
 from bigearth_tf.records.plan import plan_shards, select_entries
 
