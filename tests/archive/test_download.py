@@ -699,7 +699,8 @@ def test_real_metadata_passes_the_published_md5(shared, server, tmp_path, capfd)
 
 
 START = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from bigearth_tf.archive import download
 download.PUBLISHED = (download.PublishedFile("v2", "s2", 1, "data.tar.zst", {md5!r}),)
 from bigearth_tf.cli.main import main
