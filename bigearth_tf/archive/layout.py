@@ -170,9 +170,12 @@ def find_folders(roots: Iterable[Path | str], *, lists_only: bool = False, versi
     if not versions and lists_only and files:
         versions = ["v1" if any(name.endswith(".csv") for name in files) else "v2"]
     if not versions:
+        hint = "; metadata files lie there, and `records plan --lists` needs no more" if files else ""
+        if any(path.match("*.tar*") for root in roots if root.is_dir() for path in root.iterdir()):
+            hint = "; tarballs lie there: name them with --s2 and --s1"
         raise ArchiveNotFoundError(
             f"no BigEarthNet patches in {listing}; a root is a published folder (BigEarthNet-v1.0, "
-            "BigEarthNet-S1-v1.0, BigEarthNet-S2, BigEarthNet-S1, Reference_Maps) or a folder that holds some"
+            f"BigEarthNet-S1-v1.0, BigEarthNet-S2, BigEarthNet-S1, Reference_Maps) or a folder that holds some{hint}"
         )
     if len(versions) > 1:
         raise ArchiveError(

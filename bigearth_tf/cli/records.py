@@ -133,7 +133,8 @@ def write(
             tar_progress=lambda name, done, total: report(done, total, name),
             **selection,
         )
-    with partial.open_partial(out, plan, shared=task is not None) as (folder, head):
+    click.echo(f"{writer.in_words(plan)}, in {out}", err=True)
+    with partial.open_partial(out, plan, shared=task is not None, overwrite=overwrite) as (folder, head):
         partial.check_output(out, overwrite)  # planning takes a while, and another run may just have finished
         first, step = task or (0, 1)
         numbers = range(first, len(head.shards), step)
@@ -245,6 +246,8 @@ def _print_plan(summary: dict) -> None:
 
 
 def _range(low: float, high: float) -> str:
+    if not high:
+        return "unknown"  # v1's S2 names hold no tile, and its lists no country
     return f"{low:,.0f}" if low == high else f"{low:,.0f} - {high:,.0f}"
 
 

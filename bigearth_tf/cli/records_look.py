@@ -61,7 +61,7 @@ def verify(
         raise click.UsageError(f"Got extra argument(s) {' '.join(map(str, more_roots))}; roots follow --against.")
     if (tars or sample) and not against:
         raise click.UsageError(
-            "--s2, --s1, --maps and --sample compare with an archive; name its lists with --against."
+            "--s2, --s1, --maps and --sample compare with an archive; name it with --against, with tarballs its lists."
         )
     with contextlib.ExitStack() as stack:
         if tars:  # only then is anything written: records may lie where nothing can be
@@ -90,6 +90,10 @@ def verify(
         if result.official:
             counts = ", ".join(f"{split} {here:,} of {there:,}" for split, (here, there) in result.official.items())
             click.echo(f"official splits: {counts}{' (complete)' if result.complete else ''}")
+        if result.skipped:
+            click.echo(
+                f"{result.skipped} patch(es) were skipped when the records were written; the manifest names them"
+            )
         compared = f", {result.compared} compared with the archive" if against else ""
         verdict = "all is well" if result.ok else f"{len(result.findings)} finding(s)"
         click.echo(f"{result.records} records in {result.shards} shard(s) read{compared}: {verdict}")

@@ -136,6 +136,6 @@ def write_import(
     plan: Plan, out: Path, *, workers: int = 1, overwrite: bool = False, progress: Progress | None = None
 ) -> Manifest:
     """Write the shards of a plan from `plan_import`; arguments and errors as for `import_records`."""
-    with open_partial(out, plan) as (folder, head):
+    with open_partial(out, plan, overwrite=overwrite) as (folder, head):
         write_shards(folder, head, range(len(head.shards)), workers=workers, progress=progress)
         return gather(out, overwrite=overwrite)

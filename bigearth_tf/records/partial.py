@@ -55,19 +55,22 @@ def check_output(out: Path, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def open_partial(out: Path, plan: Plan, *, shared: bool = False) -> Iterator[tuple[Path, PlanHead]]:
+def open_partial(
+    out: Path, plan: Plan, *, shared: bool = False, overwrite: bool = False
+) -> Iterator[tuple[Path, PlanHead]]:
     """Open the folder of an unfinished run for this plan, and keep other runs out of it.
 
     Args:
         out: the records folder to be.
-        plan: what is about to be written. Finished shards of another plan are discarded.
-        shared: other tasks of the same plan may work there at the same time; another plan is an error.
+        plan: what is about to be written.
+        shared: other tasks of the same plan may work there at the same time.
+        overwrite: discard finished shards of another plan.
 
     Yields:
         The folder, and the plan as it is written there.
 
     Raises:
-        RecordsError: another run is at work there, or (shared) the folder belongs to another plan.
+        RecordsError: another run is at work there, or the folder holds shards of another plan.
         OutputError: the folder cannot be written.
     """
     folder = partial_folder(out)
@@ -75,7 +78,7 @@ def open_partial(out: Path, plan: Plan, *, shared: bool = False) -> Iterator[tup
         folder.mkdir(parents=True, exist_ok=True)
     with _lock(folder, shared):
         with output_errors(folder):
-            head = _put_plan(folder, plan, shared)
+            head = _put_plan(folder, plan, shared, overwrite)
         yield folder, head
 
 
@@ -85,12 +88,18 @@ _OTHER_PLAN = (
 )
 
 
-def _put_plan(folder: Path, plan: Plan, shared: bool) -> PlanHead:
+def _put_plan(folder: Path, plan: Plan, shared: bool, overwrite: bool) -> PlanHead:
     old = _old_fingerprint(folder)
     if old not in (None, plan.fingerprint()):
         if shared:
             raise RecordsError(_OTHER_PLAN.format(folder))
-        log.warning("discarding the shards in %s: an unfinished run of another plan", folder)
+        finished = len(list(folder.glob("*.tfrecord")))
+        if finished and not overwrite:
+            raise RecordsError(
+                f"{folder} holds {finished} finished shard(s) of another plan: an unfinished run of another archive "
+                f"or with other options{_difference(folder, plan)}; run its command again to finish it, discard its "
+                "shards with --overwrite, or choose another folder"
+            )
         for path in folder.glob("*.tfrecord*"):
             path.unlink()
     if not shared:
@@ -100,6 +109,16 @@ def _put_plan(folder: Path, plan: Plan, shared: bool) -> PlanHead:
     if head.fingerprint != plan.fingerprint():  # two tasks began at once
         raise RecordsError(_OTHER_PLAN.format(folder))
     return head
+
+
+def _difference(folder: Path, plan: Plan) -> str:
+    """Say which options of an earlier plan differ from those of this one."""
+    try:
+        old = PlanHead.load(folder).selection
+    except RecordsError:
+        return ""
+    wrong = [f"{k} {old.get(k)!r}, now {v!r}" for k, v in plan.selection.items() if old.get(k) != v]
+    return f" ({'; '.join(wrong)})" if wrong else ""
 
 
 def _old_fingerprint(folder: Path) -> str | None:
@@ -131,8 +150,11 @@ def finish_records(out: Path | str, *, overwrite: bool = False) -> Manifest:
         OutputExistsError: as for `write_records`.
     """
     out = Path(out)
-    check_output(out, overwrite)
     folder = partial_folder(out)
+    if folder.is_dir():
+        check_output(out, overwrite)
+    if not folder.is_dir() and (out / MANIFEST).is_file():
+        raise RecordsError(f"{out} is complete, and no task has begun on another plan: there is nothing to gather")
     if not folder.is_dir():
         raise RecordsError(f"{folder} does not exist: no task of `records write --task I/N --out {out}` has begun")
     with _lock(folder, shared=False):

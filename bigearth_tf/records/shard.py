@@ -112,9 +112,8 @@ def _reader(head: PlanHead) -> Callable[[PatchEntry], PatchPair]:
 
 
 def _with_name(error: ArchiveError, name: str) -> ArchiveError:
-    if name in str(error):
-        return error
-    return type(error)(f"{name}: {error}")
+    text = str(error) if name in str(error) else f"{name}: {error}"
+    return type(error)(f"{text}. Finished shards are kept; --skip-bad leaves such patches out and names them")
 
 
 def _per_class(classes: int, counts: Counter[tuple[str, ...]]) -> list[int]:

@@ -209,4 +209,4 @@ def read_tfrecord(path: Path | str) -> Iterator[memoryview]:
 
 
 def _damaged(path: Path | str, number: int, at: int, what: str) -> RecordsError:
-    return RecordsError(f"{path}: record {number} at byte {at}: {what}; `bigearth-tf records verify` tells more")
+    return RecordsError(f"{path}: record {number} at byte {at}: {what}; the shard is damaged, copy or write it again")

@@ -41,6 +41,7 @@ class Report:
         records: records read.
         shards: shards read.
         compared: records compared with the archive.
+        skipped: patches that were skipped when the records were written; the manifest names them.
         official: split -> (patches here, patches that the official lists recommend); empty where the split is not
             official.
     """
@@ -49,6 +50,7 @@ class Report:
     records: int = 0
     shards: int = 0
     compared: int = 0
+    skipped: int = 0
     official: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
@@ -70,6 +72,7 @@ class Report:
             "shards": self.shards,
             "records": self.records,
             "compared_with_archive": self.compared,
+            "skipped_when_written": self.skipped,
             "complete": self.complete,
             "official_counts": {
                 split: {"here": here, "official": there} for split, (here, there) in self.official.items()
@@ -119,6 +122,7 @@ def verify_records(
     except BigEarthError as error:  # a damaged contract is a finding, and nothing below makes sense without it
         report.add("contract", str(folder), str(error))
         return report
+    report.skipped = len(manifest.skipped)
     archive = None
     if against is not None:
         index = _index(manifest, against, tarballs)

@@ -85,7 +85,7 @@ def write_records(
         include=include, limit=limit, area_fractions=area_fractions, on_bad_patch=on_bad_patch,
         tar_progress=tar_progress,
     )  # fmt: skip
-    with open_partial(out, plan) as (folder, head):
+    with open_partial(out, plan, overwrite=overwrite) as (folder, head):
         check_output(out, overwrite)  # planning takes a while, and another run may just have finished
         write_shards(folder, head, range(len(head.shards)), workers=workers, progress=progress)
         return gather(out, overwrite=overwrite)
@@ -127,6 +127,12 @@ def plan_archive(
     return make_plan(index, unsplit=unsplit, area_fractions=area_fractions, **options)
 
 
+def in_words(plan: Plan) -> str:
+    """Say what a plan will write, such as `BigEarthNet v2: 950 pairs of S2 and S1 in 3 shards`."""
+    what = "pairs of S2 and S1" if len(plan.sensors) == 2 else f"{plan.sensors[0].upper()} patches, no pairs,"
+    return f"BigEarthNet {plan.version}: {plan.patches:,} {what} in {len(plan.shards):,} shard(s)"
+
+
 def _index_tarballs(tarballs: Mapping[str, Path | str], work: Path | None, progress) -> list[TarIndex]:
     indexes = []
     for kind, path in tarballs.items():
@@ -165,7 +171,7 @@ def write_shards(
         else:
             todo.append(number)
     if len(todo) < len(numbers):
-        log.info("kept %d finished shards of an interrupted run", len(numbers) - len(todo))
+        log.warning("going on: %d of %d shards are finished already", len(numbers) - len(todo), len(numbers))
     if workers == 1 or len(todo) < 2:
         for number in todo:
             write_shard(folder, number, head, advance)

@@ -149,7 +149,7 @@ def test_tasks_in_any_order_and_finish_give_the_records_of_one_run(v2, records, 
     assert "train: 2 records in 1 shard(s)\n" in said
     assert said.rstrip().endswith(f"records in {folder}")
     assert (folder / "manifest.json").read_bytes() == (records / "manifest.json").read_bytes()
-    assert out(capfd, "records", "finish", folder, code=1).err.startswith(f"error: {folder} exists; choose another")
+    assert out(capfd, "records", "finish", folder, code=1).err.startswith(f"error: {folder} is complete")
 
 
 def test_more_tasks_than_shards_have_nothing_to_do(v2, tmp_path, capfd):
@@ -274,6 +274,7 @@ def test_a_sample_is_compared_and_the_report_is_written(v2, records, tmp_path, c
     report = json.loads((tmp_path / "r.json").read_text())
     assert report == {
         "ok": True, "shards": 3, "records": 6, "compared_with_archive": 2, "complete": False, "official_counts": {},
+        "skipped_when_written": 0,
         "findings": [],
     }  # fmt: skip
     assert json.loads(out(capfd, "records", "verify", records, "--against", v2.s2_root, v2.s1_root,
@@ -312,7 +313,7 @@ def test_official_counts_are_shown(records, tmp_path, capfd):
 @pytest.mark.parametrize("options", [["--sample", "2"], ["--s2", "x.tar"], ["--maps", "x.tar"]])
 def test_what_compares_with_an_archive_needs_one(records, capfd, options):
     said = out(capfd, "records", "verify", records, *options, code=2).err
-    assert "compare with an archive; name its lists with --against." in said
+    assert "compare with an archive; name it with --against, with tarballs its lists." in said
 
 
 def test_verifying_writes_nothing_beside_the_records(records, capfd, monkeypatch):

@@ -558,7 +558,7 @@ def test_a_file_that_may_not_grow_is_named_on_the_command_line(tmp_path, whole):
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 1
     file = plan_archive([archive.root], shards=6).shards[0].file
-    assert process.stderr.startswith(f"error: cannot write {partial_folder(out)}/.{file}.")
+    assert f"\nerror: cannot write {partial_folder(out)}/.{file}." in process.stderr
     assert ": File too large; everything finished is kept" in process.stderr
     assert finished(out) == {}
     write_records([archive.root], out, shards=6)

@@ -501,7 +501,7 @@ def test_shards_of_another_plan_do_not_take_room_while_new_ones_are_written(worl
     out = tmp_path / "records"
     write_task(world, out, 0)
     assert len(list(partial_folder(out).glob("*.tfrecord"))) == SHARDS / TASKS
-    with open_partial(out, plan(world, seed=1)) as (folder, _):
+    with open_partial(out, plan(world, seed=1), overwrite=True) as (folder, _):
         assert not list(folder.glob("*.tfrecord*"))
 
 

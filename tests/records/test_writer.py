@@ -186,7 +186,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_shards(tmp_path):
     assert sorted(os.listdir(tmp_path / "records")) == sorted([*kept, "manifest.json"])
 
 
-def test_an_unfinished_run_of_another_plan_is_not_mixed_in(tmp_path):
+def test_an_unfinished_run_of_another_plan_is_not_mixed_in_nor_lost(tmp_path):
     archive = write_v1(tmp_path / "archive")
 
     def kill(done, total):
@@ -195,7 +195,12 @@ def test_an_unfinished_run_of_another_plan_is_not_mixed_in(tmp_path):
 
     with pytest.raises(Killed):
         write_records([archive.root], tmp_path / "records", shards=6, seed=1, progress=kill)
-    write_records([archive.root], tmp_path / "records", shards=6, seed=2)
+    finished = sorted((tmp_path / ".records.partial").glob("*.tfrecord"))
+    assert len(finished) == 2
+    with pytest.raises(RecordsError, match=r"2 finished shard\(s\) of another plan.*seed 1, now 2.*--overwrite"):
+        write_records([archive.root], tmp_path / "records", shards=6, seed=2)
+    assert sorted((tmp_path / ".records.partial").glob("*.tfrecord")) == finished
+    write_records([archive.root], tmp_path / "records", shards=6, seed=2, overwrite=True)
     write_records([archive.root], tmp_path / "expected", shards=6, seed=2)
     assert hashes(tmp_path / "records") == hashes(tmp_path / "expected")
 
