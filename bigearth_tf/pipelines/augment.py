@@ -1,56 +1,164 @@
-"""Augmentation of raw batches, stateless: the same (seed, epoch, record) gives the same pixels on any machine."""
+"""Augmentation of raw batches: specifications, their order, and the one function that a pipeline calls.
+
+    parse_augmentations("dihedral, speckle(looks=8), modality_dropout(rate=0.3)")
+
+Raw DN and dB go in and come out. Whatever order they are given in, augmentations run in this one: what moves pixels
+(crop, dihedral), what a sensor measures (gain_offset, speckle), what mixes records (mixup, cutmix), what fails
+(band_dropout, modality_dropout). The same (seed, epoch, record name) gives the same draw on any machine.
+"""
 
 from __future__ import annotations
 
-import numpy as np
+import ast
+import dataclasses
+from collections.abc import Sequence
+
 import tensorflow as tf
 
-DIHEDRAL = 8
+from bigearth_tf.bands import BandSet
+from bigearth_tf.errors import ConfigError, UnknownNameError
+from bigearth_tf.pipelines.augmentation import Augmentation, Batch
+from bigearth_tf.pipelines.draw import Draw
+from bigearth_tf.pipelines.dropout import BandDropout, ModalityDropout
+from bigearth_tf.pipelines.geometry import DIHEDRAL, Crop, Dihedral, apply_dihedral, dihedral_index, move_grids
+from bigearth_tf.pipelines.mixing import CutMix, MixUp
+from bigearth_tf.pipelines.radiometry import GainOffset, Speckle
+from bigearth_tf.statistics import BandStatistics
+
+__all__ = [
+    "AUGMENTATIONS",
+    "DIHEDRAL",
+    "Augmentation",
+    "apply_dihedral",
+    "augment_batch",
+    "dihedral_index",
+    "parse_augmentations",
+]
+
+_IN_ORDER = (Crop, Dihedral, GainOffset, Speckle, MixUp, CutMix, BandDropout, ModalityDropout)
+
+AUGMENTATIONS: dict[str, type[Augmentation]] = {each.name: each for each in _IN_ORDER}
 
 
-def flips_and_turns(grids: dict[str, tf.Tensor], names: tf.Tensor, seed, epoch) -> dict[str, tf.Tensor]:
-    """Apply one of the 8 flips and quarter turns to each record, alike to all its grids and both sensors.
+def parse_augmentations(
+    augment: bool | str | Augmentation | Sequence[str | Augmentation] | None, bands: BandSet | None = None
+) -> tuple[Augmentation, ...]:
+    """Return the augmentations of a specification, in the order they run in.
 
     Args:
-        grids: grid name -> (batch, size, size, bands), any dtype.
+        augment: None or False: none; True: flips and quarter turns; a specification, names with options such as
+            `dihedral, speckle(looks=8)`; an augmentation; or a sequence of specifications and augmentations.
+        bands: check that each can act on these.
+
+    Raises:
+        UnknownNameError: no such augmentation, option or word of an option.
+        ConfigError: not a specification, an option out of range, an augmentation named twice, or one that cannot act
+            on `bands`.
+    """
+    if augment is None or augment is False:
+        return ()
+    if augment is True:
+        augment = Dihedral()
+    parts = [augment] if isinstance(augment, str | Augmentation) else augment
+    if not isinstance(parts, Sequence):
+        raise ConfigError(f"augment is True, False, a specification or a sequence of them, got {augment!r}")
+    found: list[Augmentation] = []
+    for part in parts:
+        if not isinstance(part, str | Augmentation):
+            raise ConfigError(f"an augmentation is a specification such as 'speckle(looks=8)', got {part!r}")
+        found += _parse(part) if isinstance(part, str) else [part]
+    names = [each.name for each in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"an augmentation is named once, got {name} {names.count(name)} times")
+    found.sort(key=lambda each: list(AUGMENTATIONS).index(each.name))
+    if bands is not None:
+        for each in found:
+            each.require(bands)
+    return tuple(found)
+
+
+@tf.autograph.experimental.do_not_convert  # plain graph building; a conversion would wrap our errors
+def augment_batch(
+    augmentations: Sequence[Augmentation],
+    grids: dict[str, tf.Tensor],
+    labels: tf.Tensor,
+    names: tf.Tensor,
+    *,
+    seed: int,
+    epoch: int | tf.Tensor,
+    bands: BandSet,
+    statistics: BandStatistics,
+) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
+    """Augment a batch; for `tf.data.Dataset.map`.
+
+    Args:
+        augmentations: from `parse_augmentations`.
+        grids: grid name -> (batch, size, size, bands), uint16 DN or float32 dB.
+        labels: (batch, classes) float32.
         names: (batch,) string, record names.
-        seed, epoch: integers or scalar integer tensors.
+        seed: of the draws.
+        epoch: scalar int64.
+        bands: what the grids hold.
+        statistics: of these bands, DN or dB; for the bands that are dropped.
 
     Returns:
-        The grids, same shapes and dtypes.
+        Grids and labels, shapes and dtypes as they were.
+
+    Raises:
+        ConfigError: an augmentation cannot act on these bands, or is there twice.
     """
-    which = dihedral_index(names, seed, epoch)
-    return {name: apply_dihedral(pixels, which) for name, pixels in grids.items()}
+    ordered = parse_augmentations(augmentations, bands)
+    batch = Batch(dict(grids), labels, Draw(names, seed, epoch), bands, statistics)
+    moves = [each for each in ordered if isinstance(each, Crop | Dihedral)]
+    if moves:
+        batch = move_grids(batch, *moves)
+    for each in ordered[len(moves) :]:
+        batch = each.apply(batch)
+    same_shapes = {name: tf.ensure_shape(pixels, grids[name].shape) for name, pixels in batch.grids.items()}
+    return same_shapes, tf.ensure_shape(batch.labels, labels.shape)
 
 
-def dihedral_index(names: tf.Tensor, seed, epoch) -> tf.Tensor:
-    """Return (batch,) int64 in 0..7: which flip and turn each record gets, by a fixed hash of its name."""
-    salt = tf.strings.join([tf.strings.as_string(seed), tf.strings.as_string(epoch)], ":")
-    return tf.strings.to_hash_bucket_fast(tf.strings.join([salt, names], ":"), DIHEDRAL)
+def _parse(text: str) -> list[Augmentation]:
+    """Read `name` and `name(option=value, ...)`, apart by commas: Python's grammar, nothing is run."""
+    try:
+        parts = ast.parse(f"[{text}\n]", mode="eval").body
+    except (SyntaxError, ValueError):  # a null byte is a ValueError in old Pythons
+        parts = None
+    if not isinstance(parts, ast.List):
+        raise _unreadable(text)
+    return [_build(part) for part in parts.elts]
 
 
-def apply_dihedral(pixels: tf.Tensor, which: tf.Tensor) -> tf.Tensor:
-    """Mirror columns where bit 0 is set, then rows where bit 1 is, then transpose where bit 2 is.
+def _build(part: ast.expr) -> Augmentation:
+    called = isinstance(part, ast.Call)
+    name, options = (part.func, part.keywords) if called else (part, [])
+    if not isinstance(name, ast.Name) or (called and part.args):
+        raise _unreadable(ast.unparse(part))
+    if name.id not in AUGMENTATIONS:
+        raise UnknownNameError("augmentation", name.id, AUGMENTATIONS)
+    kind = AUGMENTATIONS[name.id]
+    known = [field.name for field in dataclasses.fields(kind)]
+    values = {}
+    for option in options:
+        if option.arg not in known:
+            raise UnknownNameError(f"option of {name.id}", option.arg, known or ["none"])
+        if option.arg in values:
+            raise ConfigError(f"an option is given once, got {ast.unparse(part)}")
+        values[option.arg] = _value(option.value)
+    return kind(**values)
 
-    The three together reach every flip and quarter turn. One gather does it; selecting between moved copies takes five
-    times as long.
 
-    Args:
-        pixels: (batch, size, size, bands), size known.
-        which: (batch,) integer in 0..7.
-    """
-    size, bands = pixels.shape[1], pixels.shape[-1]
-    places = tf.gather(tf.constant(_moves(size)), which)
-    flat = tf.reshape(pixels, (-1, size * size, bands))
-    return tf.reshape(tf.gather(flat, places, batch_dims=1), (-1, size, size, bands))
+def _value(value: ast.expr):
+    if isinstance(value, ast.Name):  # a bare word, as in labels=union
+        return value.id
+    try:
+        return ast.literal_eval(value)
+    except ValueError:
+        raise _unreadable(ast.unparse(value)) from None
 
 
-def _moves(size: int) -> np.ndarray:
-    """Return (8, size * size) int32: for each move, which pixel comes to each place."""
-    moves = []
-    for which in range(DIHEDRAL):
-        square = np.arange(size * size, dtype=np.int32).reshape(size, size)
-        square = square[:, ::-1] if which & 1 else square
-        square = square[::-1] if which & 2 else square
-        moves.append((square.T if which & 4 else square).ravel())
-    return np.stack(moves)
+def _unreadable(text: str) -> ConfigError:
+    return ConfigError(
+        f"augmentations are written as 'dihedral, speckle(looks=8)', got {text!r}; there are {', '.join(AUGMENTATIONS)}"
+    )
