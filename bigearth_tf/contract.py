@@ -18,7 +18,9 @@ from bigearth_tf.nomenclature import Nomenclature
 from bigearth_tf.statistics import BandStatistics
 
 ARCHIVE_VERSIONS = ("v1", "v2")
-RESAMPLINGS = ("nearest", "bilinear", "bicubic")
+# what somebody has to say who wants a score of v1 weights on v2 data, or the reverse
+ACCEPT_OVERLAP = "the splits overlap"
+RESAMPLINGS = ("nearest", "bilinear", "bicubic", "bicubic_tf1")
 
 
 @dataclass(frozen=True)
@@ -124,19 +126,35 @@ class DataContract:
                     return f"classes: at index {i} {here} has {names[i]!r}; {there} has {other[i]!r}"
         return f"classes: {here} has {self._label_sets()}; {there} has {offered._label_sets()}"
 
-    def require_same_archive(self, offered: DataContract, *, here: str = "model", there: str = "records") -> None:
+    def require_same_archive(
+        self, offered: DataContract, *, here: str = "model", there: str = "records", accept: str = ""
+    ) -> bool:
         """Check that both come from one archive version.
 
         Half of the v2 test patches were in the v1 train split, so a score across versions means nothing.
 
+        Args:
+            offered: contract of the data.
+            here, there: what has this contract and what the other, for the message.
+            accept: `ACCEPT_OVERLAP`, word for word, lets versions differ.
+
+        Returns:
+            Whether they are of one version.
+
         Raises:
             ContractError: the versions differ.
+            ConfigError: `accept` says something else.
         """
-        if self.archive_version != offered.archive_version:
+        if accept and accept != ACCEPT_OVERLAP:
+            raise ConfigError(f"a score across archive versions is accepted with {ACCEPT_OVERLAP!r}, got {accept!r}")
+        same = self.archive_version == offered.archive_version
+        if not same and not accept:
             raise ContractError(
                 f"{here} was made from archive {self.archive_version}, {there} from archive {offered.archive_version}: "
-                "their splits overlap (51 % of the v2 test patches were in v1 train), so the score would mean nothing"
+                "their splits overlap (51 % of the v2 test patches were in v1 train), so the score would mean nothing. "
+                f"To have it all the same, say {ACCEPT_OVERLAP!r} (accept=..., --accept)"
             )
+        return same
 
     def to_dict(self) -> dict[str, Any]:
         """Return the contract as JSON types; `from_dict` is its inverse."""

@@ -116,7 +116,7 @@ def test_43_to_19_is_right_for_every_class(tmp_path):
     write_records([archive.root], tmp_path / "records", sensors="s2")
     seen = {}
     of_19 = load_dataset(tmp_path / "records", "train", bands=("B01",), batch_size=43)
-    of_43 = load_dataset(tmp_path / "records", "train", bands=("B01",), batch_size=43, classes=43)
+    of_43 = load_dataset(tmp_path / "records", "train", bands=("B01",), batch_size=43, nomenclature=43)
     for (_, labels19), (_, labels43) in zip(of_19, of_43, strict=True):
         for a, b in zip(labels19.numpy(), labels43.numpy(), strict=True):
             (index,) = np.flatnonzero(b)

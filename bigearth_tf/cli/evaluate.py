@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bigearth_tf.cli import options
+from bigearth_tf.contract import ACCEPT_OVERLAP
 
 
 @click.command()
@@ -16,10 +17,30 @@ from bigearth_tf.cli import options
 @click.option("--split", default="test", show_default=True)
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="No score depends on it.")
 @options.threshold_option
+@click.option(
+    "--sensors",
+    type=click.Choice(["s1", "s2"]),
+    multiple=True,
+    help="Show a model of both sensors only this one.",
+)
+@click.option(
+    "--accept",
+    metavar="WORDS",
+    default="",
+    help=f"Score a model of the other archive version: say {ACCEPT_OVERLAP!r}.",
+)
 @click.option("--out", type=options.PathType, help="Also write the scores as JSON to this file.")
 @options.json_option
 def evaluate(
-    run: Path, records: Path, split: str, batch_size: int, threshold: float, out: Path | None, as_json: bool
+    run: Path,
+    records: Path,
+    split: str,
+    batch_size: int,
+    threshold: float,
+    sensors: tuple[str, ...],
+    accept: str,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Score the model of RUN (a run folder or .keras file) over a whole split.
 
@@ -32,7 +53,16 @@ def evaluate(
 
     model = load_run_model(run)
     with options.progress_bar("evaluate") as report:
-        result = score(model, records, split, batch_size=batch_size, threshold=threshold, progress=report)
+        result = score(
+            model,
+            records,
+            split,
+            batch_size=batch_size,
+            threshold=threshold,
+            sensors=sensors or None,
+            accept=accept,
+            progress=report,
+        )
     if out:
         out.write_text(json.dumps(result.to_dict(), indent=1) + "\n", "utf-8")
     if as_json:
@@ -40,4 +70,7 @@ def evaluate(
         return
     console = options.console()
     console.print(options.class_table(result.per_class, f"{model.model_name}, {split}, threshold {threshold:g}"))
-    console.print(options.score_table(result.scores, f"{result.patches} patches"))
+    shown = " and ".join(sensor.upper() for sensor in result.sensors)
+    console.print(options.score_table(result.scores, f"{result.patches} patches, {shown}"))
+    if result.overlap:
+        console.print("The model is of the other archive version: it was trained on patches of this split.")

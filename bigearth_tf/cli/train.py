@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from bigearth_tf.cli import options
+from bigearth_tf.contract import RESAMPLINGS
 from bigearth_tf.statistics import PUBLISHED_STATISTICS
 
 
@@ -31,27 +32,48 @@ from bigearth_tf.statistics import PUBLISHED_STATISTICS
 )
 @click.option(
     "--resampling",
-    type=click.Choice(["nearest", "bilinear", "bicubic"]),
+    type=click.Choice(RESAMPLINGS),
     default="nearest",
     show_default=True,
     help="How 20 m bands reach 10 m.",
 )
-@click.option("--augment/--no-augment", default=True, show_default=True, help="Flips and quarter turns.")
+@click.option(
+    "--augment",
+    default="dihedral",
+    show_default=True,
+    metavar="NAMES",
+    help="Augmentations: none, or names with options, such as 'dihedral, crop, speckle(looks=8), modality_dropout'.",
+)
 @click.option("--train-split", default="train", show_default=True)
 @click.option("--validation-split", default="validation", show_default=True, help="Picks the best epoch.")
+@click.option("--cache", metavar="memory|DIR", help="Keep the records in memory, or copy them to a local disk first.")
+@click.option(
+    "--on-corrupt",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
+    show_default=True,
+    help="skip: leave out damaged records and name them.",
+)
 @click.option("--mixed-precision", is_flag=True, help="Compute in float16 on a GPU.")
 @click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Option of the model: dropout, dense_units (shallow_cnn, vgg16), conv_dropout (shallow_cnn), "
-    "head_dropout (all).",
+    help="Option of the model: fusion of late models (concat, sum, gated, cross_attention), dropout and dense_units "
+    "of shallow_cnn, k_branch_cnn and VGG, head_dropout of all. A wrong one lists those of the model.",
 )
 @click.option("--seed", default=42, show_default=True, help="Seed of weights, order and augmentation.")
 @options.overwrite_option
 def train(
-    model: str, records: Path, out: Path, classes: str, assignments: tuple[str, ...], overwrite: bool, **settings
+    model: str,
+    records: Path,
+    out: Path,
+    classes: str,
+    augment: str,
+    assignments: tuple[str, ...],
+    overwrite: bool,
+    **settings,
 ) -> None:
     """Train MODEL (see `bigearth-tf models list`) on records and write a run folder.
 
@@ -66,6 +88,7 @@ def train(
     config = TrainConfig(
         model=model,
         classes=int(classes),
+        augment=augment if augment != "none" else False,
         model_options=dict(_assignment(text) for text in assignments),
         **settings,
     )

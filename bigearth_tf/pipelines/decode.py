@@ -29,6 +29,32 @@ def feature_spec(bands: BandSet, labels: Nomenclature | None = None, names: bool
     return spec
 
 
+def decode_batch(
+    serialized: tf.Tensor, bands: BandSet, labels: Nomenclature | None = None, names: bool = False
+) -> tuple[dict[str, tf.Tensor], tf.Tensor | None, tf.Tensor | None]:
+    """Decode a batch of serialised records of schema v1, in two copies: out of the records, then into one array a grid.
+
+    Fixed places in place of parsing were tried and are not faster: text has no fixed length, so the places differ from
+    record to record, and cutting bytes out of a string copies them as parsing does.
+
+    Args:
+        serialized: (batch,) string.
+        bands: which bands, in which order.
+        labels: label set, None for none.
+        names: return the record names too.
+
+    Returns:
+        Grids as of `decode_grids`; (batch, classes) float32 multi-hot in CLC order, or None; (batch,) string, or None.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when it runs, on bytes that are no tf.Example, a record without what is asked
+            for, or a grid of another length.
+    """
+    parsed = tf.io.parse_example(serialized, feature_spec(bands, labels, names))
+    multi_hot = None if labels is None else tf.cast(parsed[label_feature(len(labels))], tf.float32)
+    return decode_grids(parsed, bands), multi_hot, parsed.get("name")
+
+
 def decode_grids(parsed: dict, bands: BandSet) -> dict[str, tf.Tensor]:
     """Decode the grids of a parsed batch.
 

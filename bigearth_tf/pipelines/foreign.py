@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from bigearth_tf.bands import BANDS, BandSet
 from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, MAP_43_TO_19, NOMENCLATURES, Nomenclature
+from bigearth_tf.pipelines.shards import Shard
 from bigearth_tf.records.foreign import ForeignRecords
 from bigearth_tf.records.foreign_schema import ForeignSchema, LabelKeys
 from bigearth_tf.records.frames import count_records
@@ -25,10 +26,10 @@ class ForeignSource:
         self._records = records
         self.contract = records.contract
 
-    def of_split(self, split: str) -> tuple[list[str], int]:
-        """Return the files of a split and how many records they hold."""
+    def of_split(self, split: str) -> list[Shard]:
+        """Return the files of a split; their records are counted by their heads."""
         files = [str(file.path) for file in self._records.of_split(split)]
-        return files, sum(map(count_records, files))
+        return [Shard(file, count_records(file)) for file in files]
 
     def decoder(self, bands: BandSet, labels: Nomenclature, names: bool):
         """Return serialised batch -> (grids, multi-hot labels, names); names are None unless asked for."""

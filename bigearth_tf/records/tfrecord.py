@@ -15,6 +15,7 @@ import os
 import struct
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import crc32c
@@ -176,6 +177,19 @@ def output_errors(path: Path | str) -> Iterator[None]:
         ) from error
 
 
+@dataclass(frozen=True)
+class Damage:
+    """What `scan_tfrecord` found in place of a record.
+
+    Attributes:
+        record: data whose checksum is wrong; None where no further record of the file can be found.
+        reason: what is wrong, and where.
+    """
+
+    record: memoryview | None
+    reason: str
+
+
 def read_tfrecord(path: Path | str) -> Iterator[memoryview]:
     """Yield the data of every record of a file, each with both its checksums compared.
 
@@ -183,6 +197,18 @@ def read_tfrecord(path: Path | str) -> Iterator[memoryview]:
 
     Raises:
         RecordsError: the file does not exist, is truncated, or a checksum is wrong; says where.
+    """
+    for found in scan_tfrecord(path):
+        if isinstance(found, Damage):
+            raise RecordsError(f"{path}: {found.reason}; the shard is damaged, copy or write it again")
+        yield found
+
+
+def scan_tfrecord(path: Path | str) -> Iterator[memoryview | Damage]:
+    """Yield the data of every record of a file, or what is wrong with it; goes on as long as records can be found.
+
+    Raises:
+        RecordsError: the file does not exist or cannot be read.
     """
     try:
         with open(path, "rb") as file:
@@ -193,20 +219,18 @@ def read_tfrecord(path: Path | str) -> Iterator[memoryview]:
     with memoryview(mapped) as data:
         at = number = 0
         while at < size:
-            start = at + _HEAD
+            start, where = at + _HEAD, f"record {number} at byte {at}"
             if start > size:
-                raise _damaged(path, number, at, "the file ends in its head")
+                yield Damage(None, f"{where}: the file ends in its head")
+                return
             (length,) = _LENGTH.unpack_from(data, at)
             if masked(crc32c.crc32c(data[at : at + 8])) != _CRC.unpack_from(data, at + 8)[0]:
-                raise _damaged(path, number, at, "the checksum of its length is wrong")
+                yield Damage(None, f"{where}: the checksum of its length is wrong")
+                return
             if start + length + 4 > size:
-                raise _damaged(path, number, at, f"the file ends in it ({length} bytes were written)")
+                yield Damage(None, f"{where}: the file ends in it ({length} bytes were written)")
+                return
             with data[start : start + length] as record:
-                if masked(crc32c.crc32c(record)) != _CRC.unpack_from(data, start + length)[0]:
-                    raise _damaged(path, number, at, "the checksum of its data is wrong")
-                yield record
+                whole = masked(crc32c.crc32c(record)) == _CRC.unpack_from(data, start + length)[0]
+                yield record if whole else Damage(record, f"{where}: the checksum of its data is wrong")
             at, number = start + length + 4, number + 1
-
-
-def _damaged(path: Path | str, number: int, at: int, what: str) -> RecordsError:
-    return RecordsError(f"{path}: record {number} at byte {at}: {what}; the shard is damaged, copy or write it again")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from bigearth_tf.models.classifier import PatchClassifier
+from bigearth_tf.pipelines.damage import damage_named
 from bigearth_tf.pipelines.dataset import load_dataset
 from bigearth_tf.records.manifest import Manifest, manifest_sha256
 from bigearth_tf.training.callbacks import predict_dataset
@@ -26,6 +27,8 @@ class Evaluation:
         threshold: of the predicted labels.
         patches: number of patches.
         manifest_sha256: identifies the records.
+        overlap: the model is of the other archive version, so that it has seen patches of this split.
+        sensors: that the model was shown.
         y_true, probabilities: (patches, classes), in the order of the records.
     """
 
@@ -35,6 +38,8 @@ class Evaluation:
     threshold: float
     patches: int
     manifest_sha256: str
+    overlap: bool
+    sensors: tuple[str, ...]
     y_true: np.ndarray
     probabilities: np.ndarray
 
@@ -47,6 +52,8 @@ class Evaluation:
             "threshold": self.threshold,
             "patches": self.patches,
             "manifest_sha256": self.manifest_sha256,
+            "overlap": self.overlap,
+            "sensors": list(self.sensors),
         }
 
 
@@ -57,6 +64,8 @@ def evaluate(
     *,
     batch_size: int = 64,
     threshold: float = 0.5,
+    sensors: Sequence[str] | None = None,
+    accept: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Score a model over a whole split.
@@ -67,26 +76,43 @@ def evaluate(
         split: `train`, `validation`, `test` or `all`.
         batch_size: patches per step; no score depends on it.
         threshold: a label is predicted where its probability is at least this.
+        sensors: show only these, `s1` or `s2`, to a model of both; the records need not hold the other.
+        accept: `ACCEPT_OVERLAP` scores a model of the other archive version all the same; the result says so.
         progress: called with (patches done, patches in all).
 
     Raises:
         ContractError: the records lack the model's bands or classes, or are of the other archive version.
-        UnknownNameError: no such split.
+        UnknownNameError: no such split or sensor.
+        RecordsError: a record is damaged.
     """
     manifest = Manifest.load(records)
     contract = model.contract
-    contract.require_same_archive(manifest.contract)
+    same = contract.require_same_archive(manifest.contract, accept=accept)
     nomenclature = contract.nomenclature
     dataset = load_dataset(
         records,
         split,
         bands=contract.band_set,
-        classes=len(nomenclature),
+        nomenclature=nomenclature,
         batch_size=batch_size,
+        sensors=sensors,
         contract=contract,
     )
+    sensors = contract.band_set.sensors if sensors is None else tuple(sensors)
     total = manifest.records_in(split)
-    y_true, logits = predict_dataset(model, dataset, (lambda done: progress(done, total)) if progress else None)
+    with damage_named(records):
+        y_true, logits = predict_dataset(model, dataset, (lambda done: progress(done, total)) if progress else None)
     probabilities = sigmoid(logits)
     scores, per_class = multilabel_scores(y_true, probabilities, nomenclature.names, threshold=threshold)
-    return Evaluation(scores, per_class, split, threshold, len(y_true), manifest_sha256(records), y_true, probabilities)
+    return Evaluation(
+        scores,
+        per_class,
+        split,
+        threshold,
+        len(y_true),
+        manifest_sha256(records),
+        not same,
+        sensors,
+        y_true,
+        probabilities,
+    )

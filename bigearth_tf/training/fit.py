@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import logging
 import math
 import platform
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +20,14 @@ from bigearth_tf import __version__
 from bigearth_tf.errors import BigEarthError, ConfigError, OutputExistsError, RecordsError
 from bigearth_tf.models.classifier import PatchClassifier
 from bigearth_tf.models.registry import create_model, load_model
+from bigearth_tf.pipelines.damage import SkippedRecords, damage_named
 from bigearth_tf.pipelines.dataset import load_dataset
 from bigearth_tf.records.manifest import Manifest, manifest_sha256
 from bigearth_tf.training.callbacks import MONITOR, KeepBest, SplitScores, StepProgress
 from bigearth_tf.training.config import TrainConfig
 
 log = logging.getLogger(__name__)
-MODEL_FILE, CONFIG_FILE, HISTORY_FILE = "model.keras", "config.json", "history.csv"
+MODEL_FILE, CONFIG_FILE, HISTORY_FILE, SKIPPED_FILE = "model.keras", "config.json", "history.csv", "skipped.json"
 WARMUP_SHARE = 0.05
 
 
@@ -33,7 +36,8 @@ class Run:
     """A finished run.
 
     Attributes:
-        folder: holds model.keras (best epoch), config.json, contract.json, environment.json, history.csv, logs/.
+        folder: holds model.keras (best epoch), config.json, contract.json, environment.json, history.csv,
+            logs/, and skipped.json where damaged records were left out.
         config: what was asked for.
         history: one row of values per epoch.
         best_epoch: from 0; the one in model.keras.
@@ -72,7 +76,7 @@ def fit(
     Raises:
         OutputExistsError: `out` exists and `overwrite` is False, or it is no run folder.
         ContractError: the records lack the model's bands or classes.
-        RecordsError: the training split has no records.
+        RecordsError: the training split has no records, or one is damaged.
         BigEarthError: the loss became NaN or infinite; the last good model is kept.
     """
     out = Path(out)
@@ -97,15 +101,25 @@ def fit(
             keras.mixed_precision.set_global_policy("float32")
     common = {
         "bands": model.contract.band_set,
-        "classes": config.classes,
+        "nomenclature": config.classes,
         "batch_size": config.batch_size,
         "seed": config.seed,
         "contract": model.contract,
+        "cache": config.cache,
     }
     count = manifest.records_in(config.train_split)
     if not count:
         raise RecordsError(f"split {config.train_split!r} of {records} has no records")
-    train = load_dataset(records, config.train_split, shuffle=True, augment=config.augment, **common)
+    skipped: list[SkippedRecords] = []
+    train = load_dataset(
+        records,
+        config.train_split,
+        shuffle=True,
+        augment=config.augment,
+        on_corrupt=config.on_corrupt,
+        skipped=skipped,
+        **common,
+    )
     steps = -(-count // config.batch_size)
     model.compile(optimizer=_optimizer(config, steps), loss=keras.losses.BinaryCrossentropy(from_logits=True))
     out.mkdir(parents=True, exist_ok=True)
@@ -121,7 +135,12 @@ def fit(
     _write_json(out / CONFIG_FILE, config.to_dict())
     _write_json(out / "contract.json", model.contract.to_dict())
     _write_json(out / "environment.json", environment())
-    result = model.fit(train, epochs=config.epochs, callbacks=[*parts, *callbacks], shuffle=False, verbose=0)
+    with damage_named(records), warnings.catch_warnings():
+        # Keras warns of a dataset whose number of batches is not known: damaged records are found as they are read
+        warnings.filterwarnings("ignore", "Your input ran out of data")
+        result = model.fit(train, epochs=config.epochs, callbacks=[*parts, *callbacks], shuffle=False, verbose=0)
+    if skipped:
+        _write_json(out / SKIPPED_FILE, {"skipped": [dataclasses.asdict(entry) for entry in skipped]})
     rows = [
         {"epoch": i, **{name: float(values[i]) for name, values in result.history.items() if i < len(values)}}
         for i in range(len(result.epoch))

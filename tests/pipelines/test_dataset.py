@@ -68,7 +68,7 @@ def test_only_the_bands_that_are_asked_for_in_their_order(archive, records, band
 
 
 def test_43_classes(archive, records):
-    _, labels, names = next(iter(load_dataset(records, "validation", classes=43, names=True)))
+    _, labels, names = next(iter(load_dataset(records, "validation", nomenclature=43, names=True)))
     for vector, name in zip(labels.numpy(), names.numpy(), strict=True):
         patch = next(p for p in archive.patches if p.s2_name == name.decode())
         assert CLASSES_43.decode(vector) == patch.labels43
@@ -178,7 +178,7 @@ def test_wrong_requests_name_what_there_is(records, tmp_path):
     with pytest.raises(UnknownNameError, match="did you mean s1s2"):
         load_dataset(records, "train", bands="s1_s2")
     with pytest.raises(UnknownNameError, match="43"):
-        load_dataset(records, "train", classes=20)
+        load_dataset(records, "train", nomenclature=20)
     with pytest.raises(ConfigError, match="batch_size"):
         load_dataset(records, "train", batch_size=0)
     with pytest.raises(RecordsError, match="records write"):
@@ -191,7 +191,7 @@ def test_records_of_another_contract_name_both_sides(tmp_path):
     with pytest.raises(ContractError, match=r"(?s)dataset needs VV VH.*records has B02.*lacks VV VH"):
         load_dataset(tmp_path / "records", "train", bands="s1")
     with pytest.raises(ContractError, match=r"dataset has 43 classes; records has 19 classes"):
-        load_dataset(tmp_path / "records", "train", bands="s2", classes=43)
+        load_dataset(tmp_path / "records", "train", bands="s2", nomenclature=43)
 
 
 def test_the_model_and_the_dataset_must_agree(records):
@@ -199,7 +199,7 @@ def test_the_model_and_the_dataset_must_agree(records):
     with pytest.raises(ContractError, match="asked for are bands B04 B03 B02"):
         load_dataset(records, "train", bands="rgb", contract=model)
     with pytest.raises(ContractError, match="43 classes"):
-        load_dataset(records, "train", bands="s2", classes=43, contract=model)
+        load_dataset(records, "train", bands="s2", nomenclature=43, contract=model)
     manifest = Manifest.load(records)
     assert load_dataset(records, "train", bands="s2", contract=model).element_spec[1].shape == (None, 19)
     assert manifest.contract.archive_version == "v1"

@@ -75,7 +75,7 @@ def assert_same(got, expected):
 def test_batches_are_those_of_the_imported_records(kind, source, own):
     cases = {("all", 19), ("all", 43 if kind in KNOWS_43 else 19), ("all" if kind == "tfds_all" else "val", 19)}
     for split, classes in cases:
-        arguments = dict(classes=classes, batch_size=3, names=True)
+        arguments = dict(nomenclature=classes, batch_size=3, names=True)
         theirs, ours = (load_dataset(folder, split, **arguments) for folder in (source, own))
         assert theirs.element_spec == ours.element_spec
         assert theirs.cardinality() == ours.cardinality()
@@ -125,7 +125,7 @@ def test_each_of_the_43_classes_keeps_its_name(kind, tmp_path):
     made = [record(kind, i, (name,)) for i, name in enumerate(CLASSES_43.names)]
     path = write_file(tmp_path / "a.tfrecord", made)
     for classes, known in ((43, CLASSES_43), (19, CLASSES_19)):
-        found = by_name(load_dataset(path, "all", bands="B01", classes=classes, batch_size=50, names=True))
+        found = by_name(load_dataset(path, "all", bands="B01", nomenclature=classes, batch_size=50, names=True))
         for i, name in enumerate(CLASSES_43.names):
             labels = found[s2_name(i)][1]
             assert labels.dtype == np.float32
@@ -170,7 +170,7 @@ def test_bands_and_classes_that_are_not_there_name_both_sides(tmp_path):
     with pytest.raises(ContractError, match=r"(?s)dataset needs VV VH; records has B02.*lacks VV VH"):
         load_dataset(tmp_path / "official_s2_43", "train", bands="s1")
     with pytest.raises(ContractError, match=r"dataset has 43 classes; records has 19 classes"):
-        load_dataset(tmp_path / "official_s2_19", "train", classes=43)
+        load_dataset(tmp_path / "official_s2_19", "train", nomenclature=43)
     model = DataContract("v1", BAND_SETS["s2"].bands, (CLASSES_19.names,))
     with pytest.raises(ContractError, match="asked for are bands B04 B03 B02"):
         load_dataset(tmp_path / "official_s2_43", "train", bands="rgb", contract=model)

@@ -1,13 +1,21 @@
 """A run learns, keeps the best model, leaves everything needed to repeat it, and refuses what cannot work."""
 
 import csv
+import dataclasses
 import json
 
 import keras
 import numpy as np
 import pytest
 
-from bigearth_tf.errors import BigEarthError, ConfigError, ContractError, OutputExistsError, UnknownNameError
+from bigearth_tf.errors import (
+    BigEarthError,
+    ConfigError,
+    ContractError,
+    OutputExistsError,
+    RecordsError,
+    UnknownNameError,
+)
 from bigearth_tf.records.writer import write_records
 from bigearth_tf.training.config import TrainConfig
 from bigearth_tf.training.evaluate import evaluate
@@ -130,6 +138,59 @@ def test_scores_across_archive_versions_are_refused(run, tmp_path):
     write_records([archive.root], tmp_path / "records")
     with pytest.raises(ContractError, match="51 %"):
         evaluate(run[0].model, tmp_path / "records")
+    with pytest.raises(ConfigError, match="accepted with 'the splits overlap', got 'yes'"):
+        evaluate(run[0].model, tmp_path / "records", accept="yes")
+    result = evaluate(run[0].model, tmp_path / "records", accept="the splits overlap")
+    assert result.overlap is result.to_dict()["overlap"] is True
+
+
+def test_a_score_within_one_archive_version_is_marked_clean(run, records):
+    assert evaluate(run[0].model, records).overlap is False
+
+
+def test_a_model_of_both_sensors_is_scored_with_one(records, tmp_path):
+    """Also on records that do not hold the other."""
+    model = fit(dataclasses.replace(CONFIG, model="shallow_cnn_s1s2_late", epochs=1), records, tmp_path / "run").model
+    both, alone = evaluate(model, records, "train"), evaluate(model, records, "train", sensors=["s2"])
+    assert (both.sensors, alone.sensors) == (("s2", "s1"), ("s2",))
+    assert not np.allclose(both.probabilities, alone.probabilities)
+    archive = write_v2(tmp_path / "archive")
+    write_records([archive.root], tmp_path / "s2", sensors="s2")
+    np.testing.assert_allclose(
+        evaluate(model, tmp_path / "s2", "train", sensors=["s2"]).probabilities, alone.probabilities, atol=1e-6
+    )
+
+
+def test_damage_stops_a_run_with_its_cure_or_is_read_around(tmp_path):
+    archive = write_v2(tmp_path / "archive", [{"split": "train", "h": i, "v": 5} for i in range(6)])
+    write_records([archive.root], tmp_path / "records")
+    (shard,) = (tmp_path / "records").glob("*.tfrecord")
+    data = bytearray(shard.read_bytes())
+    data[-500] ^= 0xFF
+    shard.write_bytes(data)
+    config = dataclasses.replace(CONFIG, epochs=2, validation_split="")
+    with pytest.raises(RecordsError, match=r"(?s)damaged.*records verify.*--on-corrupt skip"):
+        fit(config, tmp_path / "records", tmp_path / "stopped")
+    with pytest.raises(RecordsError, match="records verify"):
+        evaluate(load_model_of(CONFIG), tmp_path / "records", "train")
+    run = fit(dataclasses.replace(config, on_corrupt="skip"), tmp_path / "records", tmp_path / "run")
+    assert len(run.history) == 2
+    (entry,) = json.loads((tmp_path / "run" / "skipped.json").read_text())["skipped"]
+    assert (entry["record"], entry["count"], entry["file"]) == (5, 1, str(shard))
+
+
+def load_model_of(config):
+    from bigearth_tf.models import create_model
+
+    return create_model(config.model, **config.model_options)
+
+
+def test_augmentations_and_cache_are_part_of_the_config(records, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=1, augment="dihedral, speckle(looks=8)", cache="memory")
+    fit(config, records, tmp_path / "run")
+    stored = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (stored["augment"], stored["cache"]) == ("dihedral, speckle(looks=8)", "memory")
+    assert TrainConfig.from_dict(stored) == config
 
 
 def test_unknown_model_leaves_nothing_behind(records, tmp_path):
@@ -152,6 +213,8 @@ def test_no_model_there(tmp_path):
         ({"optimizer": "adamm"}, UnknownNameError, "adam"),
         ({"schedule": "cos"}, UnknownNameError, "cosine"),
         ({"classes": 42}, UnknownNameError, "43"),
+        ({"augment": "speckel"}, UnknownNameError, "did you mean speckle"),
+        ({"on_corrupt": "ignore"}, UnknownNameError, "skip"),
         ({"epoch": 3}, UnknownNameError, "did you mean epochs"),
     ],
 )
