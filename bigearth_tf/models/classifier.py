@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import keras
+import numpy as np
 
 from bigearth_tf.contract import DataContract
+from bigearth_tf.errors import ConfigError, UnknownNameError
 
 
 @keras.saving.register_keras_serializable(package="bigearth_tf")
@@ -32,6 +36,43 @@ class PatchClassifier(keras.Model):
     @property
     def options(self) -> dict:
         return _plain(self._options)
+
+    def complete(self, grids: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return all inputs of the model, with zeros for a sensor that was not given: the model takes it as absent.
+
+        Args:
+            grids: grid name -> (batch, size, size, bands) raw values; all grids of a sensor, or none.
+
+        Returns:
+            Grid name -> (batch, size, size, bands), the given arrays as they are.
+
+        Raises:
+            UnknownNameError: the model has no such grid.
+            ConfigError: nothing is given, a sensor is given in part, or the arrays differ in their number of patches.
+        """
+        wanted = self.contract.band_set.grids
+        for name in grids:
+            if name not in [grid.name for grid in wanted]:
+                raise UnknownNameError(f"grid of {self.model_name}", name, [grid.name for grid in wanted])
+        for sensor in {grid.sensor for grid in wanted}:
+            names = [grid.name for grid in wanted if grid.sensor == sensor]
+            lacking = [name for name in names if name not in grids]
+            if lacking and len(lacking) < len(names):
+                raise ConfigError(
+                    f"a sensor is given whole or not at all; {sensor} lacks {', '.join(lacking)}, "
+                    f"got {', '.join(grids)}"
+                )
+        sizes = {name: len(values) for name, values in grids.items()}
+        if len(set(sizes.values())) != 1:
+            raise ConfigError(
+                f"{self.model_name} needs the grids of one sensor at least, of the same patches; got patches {sizes}; "
+                f"its grids are {', '.join(grid.name for grid in wanted)}"
+            )
+        patches = next(iter(sizes.values()))
+        return {
+            grid.name: grids[grid.name] if grid.name in grids else np.zeros((patches, *grid.shape), grid.dtype)
+            for grid in wanted
+        }
 
     def get_config(self) -> dict:
         """Return what rebuilds the graph: registry name, contract and options."""

@@ -1,65 +1,61 @@
-"""The registry: every model of the zoo is a family and a variant, made by name.
-
-A variant says which bands and which fusion; a family is a function from a stack of bands to features.
-"""
+"""The registry: builds the models of the catalogue. A model is a family and a variant; a family is two functions."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from functools import partial
 
 import keras
 
-from bigearth_tf.bands import BAND_SETS, BandSet
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError, UnknownNameError
-from bigearth_tf.models import resnet, shallow_cnn, vgg
+from bigearth_tf.models import k_branch_cnn, resnet, shallow_cnn, vgg
+from bigearth_tf.models.catalog import FUSIONS, VARIANTS, Variant, list_models, model_bands, model_parts
 from bigearth_tf.models.classifier import PatchClassifier
-from bigearth_tf.models.fusion import fuse
+from bigearth_tf.models.fusion import early_fusion, late_fusion
 from bigearth_tf.models.heads import classification_head
-from bigearth_tf.models.inputs import preprocess, raw_inputs
+from bigearth_tf.models.inputs import normalize, raw_inputs, sensor_presence, stack_sensors
 from bigearth_tf.nomenclature import nomenclature
 from bigearth_tf.statistics import DEFAULT_STATISTICS, BandStatistics, published_statistics
 
-FAMILIES: dict[str, Callable] = {
-    "shallow_cnn": shallow_cnn.backbone,
-    "resnet50": resnet.resnet50_backbone,
-    "vgg16": vgg.vgg16_backbone,
-}
+__all__ = [
+    "FAMILIES", "VARIANTS", "Family", "build_model", "create_model", "list_models", "load_model", "model_bands",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Variant:
-    """Bands and fusion of a model."""
+class Family:
+    """An architecture.
 
-    bands: BandSet
-    fusion: str
-
-
-VARIANTS: dict[str, Variant] = {
-    "s2": Variant(BAND_SETS["s2"], "early"),
-    "s1": Variant(BAND_SETS["s1"], "early"),
-    "s1s2_early": Variant(BAND_SETS["s1s2"], "early"),
-    "s1s2_late": Variant(BAND_SETS["s1s2"], "late"),
-}
-
-_MODELS = {f"{family}_{variant}": (family, variant) for family in FAMILIES for variant in VARIANTS}
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names of the models that match a shell pattern, such as `*_s1s2_late`."""
-    return [name for name in sorted(_MODELS) if fnmatch(name, pattern)]
-
-
-def model_bands(name: str) -> BandSet:
-    """Return the bands a model takes.
-
-    Raises:
-        UnknownNameError: no such model.
+    Attributes:
+        trunk: `trunk(x, prefix=..., **options)` -> feature map, of a stack of normalised bands.
+        neck: `neck(map, prefix=..., **options)` -> features (batch, width).
+        stages: name of a part of the architecture -> pattern that the names of its layers begin with; for people.
+        native_grids: the trunk takes the normalised grids by name, each at its own resolution, instead of one stack.
     """
-    return _lookup(name)[1].bands
+
+    trunk: Callable
+    neck: Callable
+    stages: dict[str, str]
+    native_grids: bool = False
+
+    def options(self, part: Callable) -> list[str]:
+        """Return the names of the options of trunk or neck."""
+        return list(inspect.signature(part).parameters)[2:]
+
+
+FAMILIES: dict[str, Family] = {
+    "shallow_cnn": Family(shallow_cnn.trunk, shallow_cnn.neck, shallow_cnn.STAGES),
+    "k_branch_cnn": Family(k_branch_cnn.trunk, k_branch_cnn.neck, k_branch_cnn.STAGES, native_grids=True),
+    "resnet18": Family(resnet.resnet18_trunk, resnet.neck, resnet.STAGES),
+    "resnet50": Family(resnet.resnet50_trunk, resnet.neck, resnet.STAGES),
+    "resnet101": Family(resnet.resnet101_trunk, resnet.neck, resnet.STAGES),
+    "resnet152": Family(resnet.resnet152_trunk, resnet.neck, resnet.STAGES),
+    "vgg16": Family(vgg.vgg16_trunk, vgg.neck, vgg.STAGES),
+    "vgg19": Family(vgg.vgg19_trunk, vgg.neck, vgg.STAGES),
+}
 
 
 def create_model(
@@ -80,19 +76,23 @@ def create_model(
         contract: of the records it will be trained on (`Manifest.load(dir).contract`); archive version, split and
             hashes are taken from it, and its bands and classes are checked.
         archive_version: `v1` or `v2`, where no contract is given.
-        statistics: name of published statistics, or your own; by default those of the archive version.
-        resampling: `nearest`, `bilinear` or `bicubic`: how 20 m and 60 m bands reach 10 m.
-        **options: of the family, such as `dropout`.
+        statistics: name of published statistics, or your own (`RecordStatistics.band_statistics` computes them from
+            records); by default those of the archive version.
+        resampling: `nearest`, `bilinear`, `bicubic` or `bicubic_tf1`: how 20 m and 60 m bands reach 10 m. Families
+            that take each grid at its own resolution (K-Branch CNN) resample nothing.
+        **options: of the family, such as `dropout`; `head_dropout`; of models named `..._late` also `fusion`:
+            `concat` (default), `sum`, `gated` or `cross_attention`.
 
     Returns:
-        A Keras model. Inputs: grid name -> (batch, size, size, bands), raw uint16 DN or float32 dB. Output: logits
+        A Keras model. Inputs: grid name -> (batch, size, size, bands), raw uint16 DN or float32 dB; a model of two
+        sensors takes one of them as absent where all its values are 0 (`PatchClassifier.complete`). Output: logits
         (batch, classes) float32 in CLC order.
 
     Raises:
-        UnknownNameError: no such model, option, nomenclature, statistics or resampling.
+        UnknownNameError: no such model, option, fusion, nomenclature, statistics or resampling.
         ContractError: the contract's data lack bands or classes of the model.
     """
-    _, variant = _lookup(name)
+    _, variant = model_parts(name)
     if classes is None:
         classes = len(contract.class_names[0]) if contract and len(contract.class_names) == 1 else 19
     version = contract.archive_version if contract else archive_version
@@ -118,31 +118,47 @@ def build_model(model_name: str, contract: DataContract, *, name: str | None = N
     """Build a model for a complete contract (one label set, statistics and resampling).
 
     Raises:
-        UnknownNameError: no such model or option.
+        UnknownNameError: no such model, option or fusion.
         ConfigError: the contract's bands are not the model's.
     """
-    family, variant = _lookup(model_name)
+    family_name, variant = model_parts(model_name)
+    family = FAMILIES[family_name]
     if contract.bands != variant.bands.bands:
         raise ConfigError(f"{model_name} takes bands {variant.bands}, the contract has {' '.join(contract.bands)}")
-    backbone = FAMILIES[family]
-    known = [p for p in inspect.signature(backbone).parameters if p not in ("x", "prefix")] + ["head_dropout"]
-    for option in options:
-        if option not in known:
-            raise UnknownNameError(f"option of {family}", option, known)
-    backbone_options = {k: v for k, v in options.items() if k != "head_dropout"}
+    _check_options(model_name, family, variant, options)
     inputs = raw_inputs(variant.bands)
-    features = fuse(preprocess(inputs, contract), backbone, variant.fusion, **backbone_options)
+    features = _features(inputs, contract, family, variant, options)
     logits = classification_head(features, len(contract.nomenclature), dropout=options.get("head_dropout", 0.0))
     return PatchClassifier(
         inputs, logits, model_name=model_name, contract=contract, options=options, name=name or model_name
     )
 
 
-def _lookup(name: str) -> tuple[str, Variant]:
-    if name not in _MODELS:
-        raise UnknownNameError("model", name, sorted(_MODELS))
-    family, variant = _MODELS[name]
-    return family, VARIANTS[variant]
+def _check_options(model_name: str, family: Family, variant: Variant, options: dict) -> None:
+    known = [*family.options(family.trunk), *family.options(family.neck), "head_dropout"]
+    if variant.fusion == "late":
+        known.append("fusion")
+    for option in options:
+        if option not in known:
+            raise UnknownNameError(f"option of {model_name}", option, known)
+    if options.get("fusion", FUSIONS[0]) not in FUSIONS:
+        raise UnknownNameError("fusion", options["fusion"], FUSIONS)
+
+
+def _features(inputs: dict, contract: DataContract, family: Family, variant: Variant, options: dict):
+    """Return features (batch, width) of raw inputs."""
+    trunk, neck = (
+        partial(part, **{name: options[name] for name in family.options(part) if name in options})
+        for part in (family.trunk, family.neck)
+    )
+    normalized = normalize(inputs, contract)
+    if family.native_grids:
+        return neck(trunk(normalized))
+    stacks = stack_sensors(normalized, contract)
+    presence = sensor_presence(inputs, variant.bands) if len(stacks) > 1 else {}
+    if variant.fusion == "late":
+        return late_fusion(stacks, presence, trunk, neck, options.get("fusion", FUSIONS[0]))
+    return early_fusion(stacks, presence, trunk, neck)
 
 
 def load_model(path) -> PatchClassifier:

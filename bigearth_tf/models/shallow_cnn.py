@@ -11,16 +11,18 @@ from keras import layers
 
 CONVOLUTIONS = ((32, 5), (32, 5), (64, 3))
 MOMENTUM = 0.9  # of the moving statistics; Keras' 0.99 needs hundreds of steps before inference works
+STAGES = {
+    **{f"convolution {i}": f"(conv|bn|relu|pool|conv_dropout){i}" for i in range(1, len(CONVOLUTIONS) + 1)},
+    "dense": "flatten|dense|dropout",
+}
 
 
-def backbone(x, *, prefix: str = "", dense_units: int = 128, dropout: float = 0.5, conv_dropout: float = 0.25):
-    """Return features (batch, dense_units) of (batch, rows, columns, bands).
+def trunk(x, *, prefix: str = "", conv_dropout: float = 0.25):
+    """Return a feature map (batch, rows / 4, columns / 4, 64) of (batch, rows, columns, bands).
 
     Args:
         x: normalised bands, float.
         prefix: of the layer names.
-        dense_units: width of the dense layer.
-        dropout: after the dense layer.
         conv_dropout: after each convolution block.
     """
     for i, (filters, kernel) in enumerate(CONVOLUTIONS, start=1):
@@ -30,6 +32,18 @@ def backbone(x, *, prefix: str = "", dense_units: int = 128, dropout: float = 0.
         if i < len(CONVOLUTIONS):
             x = layers.MaxPooling2D(2, name=f"{prefix}pool{i}")(x)
         x = layers.Dropout(conv_dropout, name=f"{prefix}conv_dropout{i}")(x)
+    return x
+
+
+def neck(x, *, prefix: str = "", dense_units: int = 128, dropout: float = 0.5):
+    """Return features (batch, dense_units) of a feature map.
+
+    Args:
+        x: feature map.
+        prefix: of the layer names.
+        dense_units: width of the dense layer.
+        dropout: after the dense layer.
+    """
     x = layers.Flatten(name=f"{prefix}flatten")(x)
     x = layers.Dense(dense_units, name=f"{prefix}dense")(x)
     x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{prefix}dense_bn")(x)
