@@ -31,8 +31,15 @@ _PUBLIC = {
     "load_dataset": "pipelines.dataset",
     "PatchClassifier": "models.classifier",
     "create_model": "models.registry",
-    "list_models": "models.registry",
     "load_model": "models.registry",
+    "list_models": "models.catalog",
+    "model_card": "models.catalog",
+    "load_pretrained": "models.weights",
+    "list_weights": "models.weights_cards",
+    "weight_card": "models.weights_cards",
+    "load_imagenet": "models.weights_imagenet",
+    "replace_head": "models.transfer",
+    "freeze": "models.transfer",
     "TrainConfig": "training.config",
     "fit": "training.fit",
     "evaluate": "training.evaluate",
@@ -51,8 +58,13 @@ if TYPE_CHECKING:
     from bigearth_tf.bands import BAND_SETS, BandSet
     from bigearth_tf.contract import DataContract
     from bigearth_tf.errors import BigEarthError
+    from bigearth_tf.models.catalog import list_models, model_card
     from bigearth_tf.models.classifier import PatchClassifier
-    from bigearth_tf.models.registry import create_model, list_models, load_model
+    from bigearth_tf.models.registry import create_model, load_model
+    from bigearth_tf.models.transfer import freeze, replace_head
+    from bigearth_tf.models.weights import load_pretrained
+    from bigearth_tf.models.weights_cards import list_weights, weight_card
+    from bigearth_tf.models.weights_imagenet import load_imagenet
     from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, Nomenclature
     from bigearth_tf.pipelines.dataset import load_dataset
     from bigearth_tf.records.importer import import_records

@@ -33,8 +33,15 @@ PINNED = {
     # models
     "PatchClassifier",
     "create_model",
+    "freeze",
     "list_models",
+    "list_weights",
+    "load_imagenet",
     "load_model",
+    "load_pretrained",
+    "model_card",
+    "replace_head",
+    "weight_card",
     # training
     "TrainConfig",
     "evaluate",

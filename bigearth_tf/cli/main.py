@@ -21,7 +21,7 @@ _COMMANDS = {
     "demo": "Run the whole way once: archive, records, training, scores, bundle, prediction.",
     "archive": "Download an archive, look into it, or write a synthetic one.",
     "records": "Convert an archive to TFRecord shards; prove, describe and show them.",
-    "models": "List the models of the zoo.",
+    "models": "List the models of the zoo and published weights, show a model.",
     "train": "Train a model on records.",
     "evaluate": "Score a trained model on a split.",
     "export": "Write a SavedModel bundle for TensorFlow Serving.",
