@@ -1,13 +1,13 @@
-"""What the benchmarks share: options, a synthetic archive, interleaved repeats, the table."""
+"""What the benchmarks share: options, a synthetic archive, a baseline, interleaved repeats, the table."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,56 +63,91 @@ def rasterio_bands(entry: PatchEntry) -> dict:
     return bands
 
 
+def process_rate(work: Callable[[Sequence], int], lots: Sequence[Sequence]) -> float:
+    """Return items per second of processes that start together, each ready and warm.
+
+    Args:
+        work: does a lot and returns how many items it held; called once before with an empty lot, for its imports. A
+            function of a module, so that another process finds it.
+        lots: one for each process.
+    """
+    context = multiprocessing.get_context("spawn")
+    start, results = context.Barrier(len(lots)), context.SimpleQueue()
+    processes = [context.Process(target=_timed, args=(work, lot, start, results)) for lot in lots]
+    for process in processes:
+        process.start()
+    times = [results.get() for _ in processes]
+    for process in processes:
+        process.join()
+    items, begins, ends = zip(*times, strict=True)
+    return sum(items) / (max(ends) - min(begins))
+
+
+def _timed(work: Callable[[Sequence], int], lot: Sequence, start, results) -> None:
+    work([])
+    start.wait()
+    begin = time.perf_counter()
+    items = work(lot)
+    results.put((items, begin, time.perf_counter()))
+
+
 @dataclass
 class Rate:
-    """Patches per second of the fastest round, by the clock and by the processor time of all threads."""
+    """Patches per second of the fastest round, by the clock and by the processor time of all threads.
+
+    `cpu` is 0 where other processes did the work: their processor time is not seen from here.
+    """
 
     wall: float = 0.0
     cpu: float = 0.0
 
+    @property
+    def cpu_us(self) -> float | None:
+        """Processor time that a patch takes, in microseconds."""
+        return 1e6 / self.cpu if self.cpu else None
 
-def best_rates(jobs: dict[str, Callable[[], int]], repeats: int) -> dict[str, Rate]:
-    """Run jobs in turn, so that all see the same noise. A job returns the number of patches it treated."""
-    best = {name: Rate() for name in jobs}
+
+def best_rates(
+    jobs: dict[str, Callable[[], int]], repeats: int, elsewhere: dict[str, Callable[[], float]]
+) -> dict[str, Rate]:
+    """Run jobs in turn, so that all see the same noise.
+
+    Args:
+        jobs: each returns the number of patches it treated in this process.
+        repeats: rounds; the best of each job counts.
+        elsewhere: jobs of other processes; each returns its patches per second.
+    """
+    best = {name: Rate() for name in (*jobs, *elsewhere)}
     for _ in range(repeats):
         for name, job in jobs.items():
             wall, cpu = time.perf_counter(), time.process_time()
             patches = job()
             best[name].cpu = max(best[name].cpu, patches / (time.process_time() - cpu))
             best[name].wall = max(best[name].wall, patches / (time.perf_counter() - wall))
+        for name, job in elsewhere.items():
+            best[name].wall = max(best[name].wall, job())
     return best
 
 
-def report(
-    title: str, rates: dict[str, Rate], json_file: Path | None, notes: dict[str, str], *, per_core: bool
-) -> None:
-    """Print the table of rates against `limit` and `rasterio`, and write the rows as JSON.
-
-    Args:
-        title: first line.
-        rates: with rows `limit` and `rasterio`.
-        json_file: for the rows, or None.
-        notes: what each row is.
-        per_core: `patches_per_s` and the ratios are per second of processor time, else by the clock.
-    """
-    value = (lambda rate: rate.cpu) if per_core else (lambda rate: rate.wall)
-    rows = [
+def rate_rows(rates: dict[str, Rate], references: Sequence[str]) -> list[dict]:
+    """Return a row for each rate: by the clock, as ratio to the references, and its processor time."""
+    return [
         {
             "name": name,
-            "patches_per_s": round(value(rate), 1),
-            "ratio_to_limit": round(value(rate) / value(rates["limit"]), 4),
-            "ratio_to_rasterio": round(value(rate) / value(rates["rasterio"]), 2),
-            "patches_per_s_by_the_clock": round(rate.wall, 1),
+            "patches_per_s": round(rate.wall, 1),
+            **{f"ratio_to_{other}": round(rate.wall / rates[other].wall, 4) for other in references},
+            "cpu_us_per_patch": rate.cpu_us and round(rate.cpu_us, 1),
         }
         for name, rate in rates.items()
     ]
-    print(title)
-    what = "per core" if per_core else "patches/s"
-    print(f"{'name':<10} {what:>10} {'of limit':>9} {'x rasterio':>11} {'by clock':>9}  what")
+
+
+def print_rates(rows: list[dict], references: Sequence[str], notes: dict[str, str]) -> None:
+    """Print rows of `rate_rows`, each with a note on what it is."""
+    heads = "".join(f"{f'x {other}':>11}" for other in references)
+    print(f"{'name':<10}{'patches/s':>10}{heads}{'cpu us':>8}  what")
     for row in rows:
-        print(
-            f"{row['name']:<10} {row['patches_per_s']:>10,.0f} {row['ratio_to_limit']:>9.2f} "
-            f"{row['ratio_to_rasterio']:>11.1f} {row['patches_per_s_by_the_clock']:>9,.0f}  {notes[row['name']]}"
-        )
-    if json_file:
-        json_file.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
+        ratios = "".join(f"{row[f'ratio_to_{other}']:>11.2f}" for other in references)
+        cpu = row["cpu_us_per_patch"]
+        took = "" if cpu is None else f"{cpu:.0f}"
+        print(f"{row['name']:<10}{row['patches_per_s']:>10,.0f}{ratios}{took:>8}  {notes[row['name']]}")
