@@ -1,7 +1,8 @@
 """How two sensors become one feature vector: stacked before one backbone, or a backbone each and a fusion.
 
-An absent sensor (see `SensorPresence`) has no say: its stack is 0 (the mean of its bands) in early fusion, and its
-features are left out in late fusion. Where every sensor is present, the masks change nothing.
+An absent sensor (see `SensorPresence`) has no say: its stack is 0, the mean of its bands, so that batch statistics stay
+those of measured pixels; in late fusion its features are left out too. Where every sensor is present, the masks change
+nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ HEADS, HEAD_WIDTH = 8, 64  # of the attention; a head is narrower where the feat
 SQUEEZE = 16  # the hidden layer of the gates is this much narrower than the features (Hu et al., CVPR 2018)
 
 # name of a part of the graph -> pattern of the names of its layers; for people
-EARLY_STAGES = {"stack sensors": "mask_|stack_sensors"}
+EARLY_STAGES = {"stack sensors": "absent_|stack_sensors"}
 LATE_STAGES = {
     "cross-attention": r"s\d_(tokens|attend|attention)",
     "fusion": "mask_|gate_|fuse_sensors",
@@ -36,7 +37,7 @@ def early_fusion(stacks: Tensors, presence: Tensors, trunk: Part, neck: Part):
         neck: `neck(map, prefix=...)` -> (batch, width).
     """
     if len(stacks) > 1:
-        stacks = {sensor: SensorMask(name=f"mask_{sensor}")([x, presence[sensor]]) for sensor, x in stacks.items()}
+        stacks = _masked(stacks, presence, "absent")
     return neck(trunk(concatenate(list(stacks.values()), name="stack_sensors"), prefix=""), prefix="")
 
 
@@ -50,12 +51,16 @@ def late_fusion(stacks: Tensors, presence: Tensors, trunk: Part, neck: Part, kin
         neck: `neck(map, prefix=...)` -> (batch, width).
         kind: name in `catalog.FUSIONS`.
     """
+    stacks = _masked(stacks, presence, "absent")
     maps = {sensor: trunk(x, prefix=f"{sensor}_") for sensor, x in stacks.items()}
     if kind == "cross_attention":
         maps = _attend(maps, presence)
     features = {sensor: neck(x, prefix=f"{sensor}_") for sensor, x in maps.items()}
-    masked = {s: SensorMask(name=f"mask_{s}")([x, presence[s]]) for s, x in features.items()}
-    return _FUSE[kind](masked, presence)
+    return _FUSE[kind](_masked(features, presence, "mask"), presence)
+
+
+def _masked(values: Tensors, presence: Tensors, name: str) -> Tensors:
+    return {sensor: SensorMask(name=f"{name}_{sensor}")([x, presence[sensor]]) for sensor, x in values.items()}
 
 
 def _concat(features: Tensors, presence: Tensors):

@@ -111,6 +111,7 @@ def _rules(model: PatchClassifier, family: Family, variant: Variant) -> Iterator
         for title, pattern in EARLY_STAGES.items():
             yield FUSION, title, pattern
     yield PREPARE, "stack bands", "stack_s"
+    yield PREPARE, "absent is mean", "absent_"
     yield HEAD, "logits", "logits|head_dropout"
     for title, pattern in family.stages.items():
         yield TRUNK, title, pattern

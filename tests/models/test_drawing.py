@@ -48,7 +48,8 @@ def test_stages_of_a_late_model():
     stages = {stage.key: stage for stage in model_stages(create_model(LATE, fusion="cross_attention"))}
     assert stages["s2_20m", "resample (nearest)"].shapes == ((120, 120, 6),)
     assert stages["s2", "stack bands"].parents == (("s2_10m", "normalise"), ("s2_20m", "resample (nearest)"))
-    assert stages["s1", "convolution 1"].parents == (("s1_10m", "normalise"),)
+    assert stages["s1", "absent is mean"].parents == (("s1_10m", "normalise"),)
+    assert stages["s1", "convolution 1"].parents == (("s1", "absent is mean"),)
     assert stages["", "cross-attention"].shapes == ((8, 8, 64), (8, 8, 64))
     assert stages["s1", "dense"].parts_again
     assert stages["", "fusion (cross_attention)"].parents == (("s2", "dense"), ("s1", "dense"))
