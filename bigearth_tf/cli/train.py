@@ -42,7 +42,9 @@ from bigearth_tf.statistics import PUBLISHED_STATISTICS
     default="dihedral",
     show_default=True,
     metavar="NAMES",
-    help="Augmentations: none, or names with options, such as 'dihedral, crop, speckle(looks=8), modality_dropout'.",
+    help="none, or some of dihedral, crop(scale=0.5), gain_offset(gain=0.1, offset=50), speckle(looks=4), "
+    "mixup(alpha=0.2), cutmix(alpha=1), band_dropout(rate=0.1), modality_dropout(rate=0.2); options shown are the "
+    "default.",
 )
 @click.option("--train-split", default="train", show_default=True)
 @click.option("--validation-split", default="validation", show_default=True, help="Picks the best epoch.")
@@ -61,7 +63,7 @@ from bigearth_tf.statistics import PUBLISHED_STATISTICS
     multiple=True,
     metavar="KEY=VALUE",
     help="Option of the model: fusion of late models (concat, sum, gated, cross_attention), dropout and dense_units "
-    "of shallow_cnn, k_branch_cnn and VGG, head_dropout of all. A wrong one lists those of the model.",
+    "of shallow_cnn, k_branch_cnn and VGG, conv_dropout of the first two, head_dropout of all.",
 )
 @click.option("--seed", default=42, show_default=True, help="Seed of weights, order and augmentation.")
 @options.overwrite_option

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import keras
 
-from bigearth_tf.contract import DataContract
-from bigearth_tf.errors import ConfigError, UnknownNameError
+from bigearth_tf.contract import ARCHIVE_VERSIONS, DataContract
+from bigearth_tf.errors import BigEarthError, ConfigError, UnknownNameError
 from bigearth_tf.models import k_branch_cnn, resnet, shallow_cnn, vgg
 from bigearth_tf.models.catalog import FUSIONS, VARIANTS, Variant, list_models, model_bands, model_parts
 from bigearth_tf.models.classifier import PatchClassifier
@@ -96,8 +98,10 @@ def create_model(
     if classes is None:
         classes = len(contract.class_names[0]) if contract and len(contract.class_names) == 1 else 19
     version = contract.archive_version if contract else archive_version
+    if version not in ARCHIVE_VERSIONS:
+        raise UnknownNameError("archive version", version, ARCHIVE_VERSIONS)
     if statistics is None:
-        statistics = DEFAULT_STATISTICS.get(version, version)
+        statistics = DEFAULT_STATISTICS[version]
     if not isinstance(statistics, BandStatistics):
         statistics = published_statistics(statistics)
     own = DataContract(
@@ -119,7 +123,7 @@ def build_model(model_name: str, contract: DataContract, *, name: str | None = N
 
     Raises:
         UnknownNameError: no such model, option or fusion.
-        ConfigError: the contract's bands are not the model's.
+        ConfigError: the contract's bands are not the model's, or an option has a value that cannot be.
     """
     family_name, variant = model_parts(model_name)
     family = FAMILIES[family_name]
@@ -127,8 +131,14 @@ def build_model(model_name: str, contract: DataContract, *, name: str | None = N
         raise ConfigError(f"{model_name} takes bands {variant.bands}, the contract has {' '.join(contract.bands)}")
     _check_options(model_name, family, variant, options)
     inputs = raw_inputs(variant.bands)
-    features = _features(inputs, contract, family, variant, options)
-    logits = classification_head(features, len(contract.nomenclature), dropout=options.get("head_dropout", 0.0))
+    try:
+        features = _features(inputs, contract, family, variant, options)
+        logits = classification_head(features, len(contract.nomenclature), dropout=options.get("head_dropout", 0.0))
+    except (TypeError, ValueError) as error:
+        if isinstance(error, BigEarthError) or not options:
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise ConfigError(f"{model_name} cannot be built with {given}: {error}") from error
     return PatchClassifier(
         inputs, logits, model_name=model_name, contract=contract, options=options, name=name or model_name
     )
@@ -165,8 +175,10 @@ def load_model(path) -> PatchClassifier:
     """Load a model that was saved as a `.keras` file.
 
     Raises:
-        ConfigError: the file is not a model of this zoo.
+        ConfigError: there is no such file, or it is not a model of this zoo.
     """
+    if Path(path).suffix != ".keras" or not zipfile.is_zipfile(path):
+        raise ConfigError(f"a model is a .keras file that `save` or `bigearth-tf train` wrote; {path} is none")
     model = keras.saving.load_model(path, compile=False)
     if not isinstance(model, PatchClassifier):
         raise ConfigError(f"{path} holds a {type(model).__name__}, not a model of bigearth_tf")

@@ -75,8 +75,9 @@ def load_pretrained(
     modules = backbone_modules(model, name)
     modules["fc"] = model.get_layer(HEAD)
     _check_all_layers(model, modules)
-    tensors = without_prefix(read_tensors(path), name, source=source)
-    check_tensors(tensors, shapes_of(modules), source=source)
+    where = source if file is None else str(path)
+    tensors = without_prefix(read_tensors(path), name, source=where)
+    check_tensors(tensors, shapes_of(modules), source=where)
     stem = f"{stem_of(name)}.weight"
     channels = [card.bands.index(band) for band in bands.bands]
     rows = [card.class_names.index(class_name) for class_name in names]

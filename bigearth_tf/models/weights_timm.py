@@ -131,7 +131,8 @@ def check_tensors(
         The names that are left out.
 
     Raises:
-        ConfigError: names tensors that are missing, unknown, of another shape (with both shapes) or of whole numbers.
+        ConfigError: names tensors that are missing, unknown, of another shape (with both shapes), of whole numbers
+            or not finite.
     """
     counters = {f"{name[: -len(_PARTS[2])]}{_COUNTER}" for name in shapes if name.endswith(f".{_PARTS[2]}")}
     rest = [name for name in tensors if name not in shapes and name not in counters]
@@ -145,7 +146,14 @@ def check_tensors(
         if tuple(tensors[name].shape) != tuple(shapes[name])
     ]
     whole = [f"{name} ({tensors[name].dtype})" for name in both if tensors[name].dtype.kind != "f"]
-    problems = {"missing": missing, "unknown": unknown, "wrong shape": wrong, "not floating point": whole}
+    broken = [name for name in both if name not in whole and not np.isfinite(tensors[name].astype(np.float32)).all()]
+    problems = {
+        "missing": missing,
+        "unknown": unknown,
+        "wrong shape": wrong,
+        "not floating point": whole,
+        "not finite": broken,
+    }
     if any(problems.values()):
         lines = [f"{problem}: {_few(names)}" for problem, names in problems.items() if names]
         raise ConfigError(

@@ -4,7 +4,18 @@
 
 Raw DN and dB go in and come out. Whatever order they are given in, augmentations run in this one: what moves pixels
 (crop, dihedral), what a sensor measures (gain_offset, speckle), what mixes records (mixup, cutmix), what fails
-(band_dropout, modality_dropout). The same (seed, epoch, record name) gives the same draw on any machine.
+(band_dropout, modality_dropout). With their default options:
+
+    dihedral                                    one of 8 flips and quarter turns
+    crop(scale=0.5)                             a window of 0.5 to 1 of the side, brought back to the patch's size
+    gain_offset(gain=0.1, offset=50, per_band=False)   Sentinel-2 DN times 0.9 to 1.1, plus -50 to 50
+    speckle(looks=4)                            Sentinel-1 gamma noise of variance 1 / looks on linear intensity
+    mixup(alpha=0.2)                            mixed with the neighbour in the batch, labels too
+    cutmix(alpha=1.0, labels=area)              a window from the neighbour, labels by area or their union
+    band_dropout(rate=0.1)                      a band becomes its mean
+    modality_dropout(rate=0.2)                  one of the two sensors becomes absent
+
+The same (seed, epoch, record name) gives the same draw on any machine.
 """
 
 from __future__ import annotations

@@ -70,8 +70,9 @@ def readable_records(
             log.warning("%s: skipped %d from record %d on: %s", entry.file, entry.count, entry.record, entry.reason)
 
     def read(path: bytes) -> Iterator[bytes]:
-        file = path.decode()
+        file, seen = path.decode(), 0
         for number, found in enumerate(_scan(file)):
+            seen = expected[file] if isinstance(found, Damage) and found.record is None else number + 1
             count = 1
             if not isinstance(found, Damage):
                 serialized = bytes(found)
@@ -85,6 +86,9 @@ def readable_records(
                 skip(SkippedRecords(file, number, count, _name(serialized), reason))
             else:
                 yield serialized
+        if seen < expected[file]:
+            reason = f"the file ends after {seen} of {expected[file]} records"
+            skip(SkippedRecords(file, seen, expected[file] - seen, "", reason))
 
     def open_shard(number: tf.Tensor) -> tf.data.Dataset:
         return tf.data.Dataset.from_generator(
@@ -140,6 +144,6 @@ def damage_named(records: Path | str) -> Iterator[None]:
             raise
         first = (error.message or "").strip().splitlines()[0]
         raise RecordsError(
-            f"a record of {records} is damaged: {first}; `bigearth-tf records verify {records}` says which, and "
-            "on_corrupt='skip' (`train --on-corrupt skip`) reads around it"
+            f"a record of {records} is damaged: {first}; `bigearth-tf records verify {records}` says which one. Copy "
+            "or write its shard again; training can read around it (`train --on-corrupt skip`)"
         ) from error

@@ -21,6 +21,7 @@ from bigearth_tf.pipelines.shards import (
     IN_MEMORY,
     OpenShard,
     Shard,
+    check_sizes,
     copy_shards,
     of_host,
     shard_files,
@@ -90,7 +91,8 @@ def load_dataset(
             give as many batches as the one with the fewest records.
         names: yield a third element, the record names: (batch,) string. Not for `model.fit`.
         deterministic: keep the order exact; False is faster when shards lie on slow disks.
-        on_corrupt: `raise`: a damaged record is a `tf.errors.DataLossError` or `InvalidArgumentError` of the iterator;
+        on_corrupt: `raise`: a shard of another size than the manifest says is refused at once, a damaged record is a
+            `tf.errors.DataLossError` or `InvalidArgumentError` of the iterator;
             `skip`: it is left out, named in `skipped` and in the log. That reads record by record in Python, which is
             several times slower.
         skipped: list that gets what was skipped, each once.
@@ -107,7 +109,7 @@ def load_dataset(
         in CLC order).
 
     Raises:
-        RecordsError: no records there, or of no known schema.
+        RecordsError: no records there, or of no known schema; a shard is missing or of another size.
         UnknownNameError: no such split, band set, nomenclature or augmentation.
         ContractError: the records lack the bands or the label set, or differ from `contract`.
         ConfigError: a value that cannot be, or options that exclude each other.
@@ -133,7 +135,11 @@ def load_dataset(
 
     all_shards = source.of_split(split)
     shards = of_host(all_shards, num_hosts, host)
-    batches = max(0, _batches(all_shards, num_hosts, host, batch_size, drop_remainder) - skip_batches)
+    if on_corrupt == "raise":
+        check_sizes(shards)
+    batches = _batches(all_shards, num_hosts, host, batch_size, drop_remainder) - skip_batches
+    if batches < 0:
+        raise ConfigError(f"an epoch has {batches + skip_batches} batches, got skip_batches={skip_batches}")
     decode_shown = source.decoder(shown, labels, names=names or bool(augmentations))
 
     def decode(serialized: tf.Tensor):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from bigearth_tf.errors import ConfigError
+from bigearth_tf.errors import ConfigError, RecordsError
 from bigearth_tf.records.tfrecord import output_errors, temporary_name
 
 log = logging.getLogger(__name__)
@@ -24,10 +24,11 @@ IN_MEMORY = "memory"
 
 @dataclass(frozen=True)
 class Shard:
-    """A TFRecord file and how many records it holds."""
+    """A TFRecord file, how many records it holds, and its size in bytes where that is known."""
 
     path: str
     records: int
+    bytes: int | None = None
 
 
 def of_host(shards: list[Shard], num_hosts: int, host: int) -> list[Shard]:
@@ -44,6 +45,28 @@ def of_host(shards: list[Shard], num_hosts: int, host: int) -> list[Shard]:
             "Write the records again with more (`records write --shards`)"
         )
     return shards[host::num_hosts]
+
+
+def check_sizes(shards: list[Shard]) -> None:
+    """Check that every shard is as large as its manifest says: one that ends early between two records looks whole.
+
+    Raises:
+        RecordsError: a shard is missing or of another size.
+    """
+    for shard in shards:
+        if shard.bytes is None:
+            continue
+        try:
+            size = os.stat(shard.path).st_size
+        except OSError as error:
+            raise RecordsError(
+                f"{shard.path}: {error.strerror}; the shard is missing, copy or write it again"
+            ) from None
+        if size != shard.bytes:
+            raise RecordsError(
+                f"{shard.path} holds {shard.bytes} bytes by its manifest, got {size}; copy or write it again, or read "
+                "around it with on_corrupt='skip'"
+            )
 
 
 def shard_files(shards: list[Shard]) -> OpenShard:

@@ -34,7 +34,7 @@ class OwnSource:
 
     def of_split(self, split: str) -> list[Shard]:
         """Return the shards of a split."""
-        return [Shard(str(self.folder / shard.file), shard.records) for shard in self.manifest.of_split(split)]
+        return [Shard(str(self.folder / s.file), s.records, s.bytes) for s in self.manifest.of_split(split)]
 
     def decoder(self, bands: BandSet, labels: Nomenclature, names: bool) -> Decoder:
         """Return serialised batch -> (grids, multi-hot labels, names); names are None unless asked for."""

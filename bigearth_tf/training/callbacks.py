@@ -99,7 +99,8 @@ def predict_dataset(model, dataset, progress: Callable[[int], None] | None = Non
     """
     y_true, logits, done = [], [], 0
     for grids, multi_hot, *_ in dataset:
-        logits.append(np.asarray(model.predict_on_batch(grids), np.float32))
+        arrays = {name: values.numpy() for name, values in grids.items()}  # what every backend takes
+        logits.append(np.asarray(model.predict_on_batch(arrays), np.float32))
         y_true.append(multi_hot.numpy())
         done += len(y_true[-1])
         if progress:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bigearth_tf.errors import ConfigError
 from bigearth_tf.models.classifier import PatchClassifier
 from bigearth_tf.pipelines.damage import damage_named
 from bigearth_tf.pipelines.dataset import load_dataset
@@ -84,7 +85,11 @@ def evaluate(
         ContractError: the records lack the model's bands or classes, or are of the other archive version.
         UnknownNameError: no such split or sensor.
         RecordsError: a record is damaged.
+        ConfigError: the threshold is no probability.
     """
+    if not 0 <= threshold <= 1:
+        raise ConfigError(f"a threshold is a probability, 0 to 1, got {threshold}")
+    sensors = (sensors,) if isinstance(sensors, str) else sensors
     manifest = Manifest.load(records)
     contract = model.contract
     same = contract.require_same_archive(manifest.contract, accept=accept)

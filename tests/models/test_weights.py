@@ -109,6 +109,8 @@ def test_tensors_that_do_not_fit_are_all_named_with_both_shapes():
     assert "unknown: fc.gain, bn2.num_batches_tracked\n" in message
     assert "wrong shape: fc.weight is (43, 8), the model needs (19, 8)\n" in message
     assert "not floating point: bn1.running_mean (int64)\n" in message
+    with pytest.raises(ConfigError, match="not finite: conv1.weight"):
+        check_tensors({**good, "conv1.weight": good["conv1.weight"] + np.nan}, shapes, source="file")
 
 
 def test_a_file_of_other_bands_is_refused_before_channels_are_permuted(tmp_path):

@@ -139,7 +139,7 @@ def test_own_statistics():
         ({"name": "vgg16_s2", "classes": 20}, "43"),
         ({"name": "vgg16_s2", "statistics": "v1_oficial"}, "v1_official_tf"),
         ({"name": "vgg16_s2", "resampling": "cubic"}, "bicubic"),
-        ({"name": "vgg16_s2", "archive_version": "v3"}, "v1"),
+        ({"name": "vgg16_s2", "archive_version": "v3"}, "unknown archive version 'v3'"),
     ],
 )
 def test_unknown_names_list_the_nearest(arguments, message):
@@ -161,3 +161,17 @@ def test_same_seed_same_weights():
         weights.append(small("shallow_cnn_s1").get_weights())
     for a, b in zip(*weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("options", [{"dropout": "abc"}, {"dropout": 2}, {"dense_units": -3}, {"head_dropout": 1.5}])
+def test_a_value_that_cannot_be_names_model_and_option(options):
+    ((name, value),) = options.items()
+    with pytest.raises(ConfigError, match=f"shallow_cnn_s1 cannot be built with {name}={value!r}: "):
+        create_model("shallow_cnn_s1", **options)
+
+
+def test_what_is_no_keras_file_is_refused(tmp_path):
+    (tmp_path / "broken.keras").write_bytes(b"no zip")
+    for path in (tmp_path, tmp_path / "none.keras", tmp_path / "broken.keras"):
+        with pytest.raises(ConfigError, match=f"{path} is none"):
+            load_model(path)

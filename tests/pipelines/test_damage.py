@@ -5,7 +5,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from bigearth_tf.errors import ConfigError, UnknownNameError
+from bigearth_tf.errors import ConfigError, RecordsError, UnknownNameError
 from bigearth_tf.pipelines.dataset import load_dataset
 from bigearth_tf.records.manifest import Manifest
 from bigearth_tf.records.tfrecord import FRAME, RecordFile, read_tfrecord
@@ -77,6 +77,20 @@ def test_one_damaged_record_is_named_and_the_others_come(records, caplog):
     assert len([r for r in caplog.records if "skipped 1 from record 2" in r.message]) == 1
 
 
+@pytest.mark.parametrize("kept", [0, 3])
+def test_a_shard_that_ends_between_two_records_is_not_taken_for_whole(records, kept):
+    file = shard(records)
+    stored = stored_names(file)
+    file.write_bytes(file.read_bytes()[: place(file, kept)])
+    with pytest.raises(RecordsError, match=r"train-.* holds \d+ bytes by its manifest, got \d+; .*on_corrupt='skip'"):
+        load_dataset(records, "train")
+    skipped = []
+    names = names_of(load_dataset(records, "train", names=True, on_corrupt="skip", skipped=skipped))
+    assert set(names) == set(stored[:kept] + stored_names(shard(records, 1)))
+    assert [(s.record, s.count) for s in skipped] == [(kept, len(stored) - kept)]
+    assert f"the file ends after {kept} of {len(stored)} records" in skipped[0].reason
+
+
 @pytest.mark.parametrize("how", ["length", "truncated"])
 def test_the_rest_of_a_shard_is_counted_when_it_cannot_be_found(records, how):
     file = shard(records)
@@ -97,6 +111,8 @@ def test_a_missing_shard_is_counted(records):
     file = shard(records)
     count = len(stored_names(file))
     file.unlink()
+    with pytest.raises(RecordsError, match="No such file"):
+        load_dataset(records, "train")
     skipped = []
     assert len(names_of(load_dataset(records, "train", names=True, on_corrupt="skip", skipped=skipped))) == 12 - count
     assert [(s.record, s.count) for s in skipped] == [(0, count)]
@@ -123,7 +139,7 @@ def rewrite(file, change):
 def test_a_record_of_other_content_is_skipped_for_what_it_lacks(records, change, reason):
     file = shard(records)
     rewrite(file, lambda i, data: change(data) if i == 1 else data)
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    with pytest.raises((tf.errors.InvalidArgumentError, RecordsError)):
         names_of(load_dataset(records, "train", names=True))
     skipped = []
     assert len(names_of(load_dataset(records, "train", names=True, on_corrupt="skip", skipped=skipped))) == 11

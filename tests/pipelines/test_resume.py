@@ -75,7 +75,9 @@ def test_a_resumed_run_is_the_unbroken_one(records):
     assert_same(batches(rest) + batches(later) + batches(later), expected)
     assert (rest.cardinality(), later.cardinality()) == (2, 6)
     assert_same(batches(rest), expected[:2])  # every pass is the rest of that epoch
-    assert load_dataset(records, "train", skip_batches=9, **options).cardinality() == 0
+    assert load_dataset(records, "train", skip_batches=6, **options).cardinality() == 0
+    with pytest.raises(ConfigError, match="an epoch has 6 batches, got skip_batches=9"):
+        load_dataset(records, "train", skip_batches=9, **options)
 
 
 def test_order_and_pixels_do_not_depend_on_threads_or_cache(records, tmp_path):

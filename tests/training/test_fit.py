@@ -153,6 +153,9 @@ def test_a_model_of_both_sensors_is_scored_with_one(records, tmp_path):
     model = fit(dataclasses.replace(CONFIG, model="shallow_cnn_s1s2_late", epochs=1), records, tmp_path / "run").model
     both, alone = evaluate(model, records, "train"), evaluate(model, records, "train", sensors=["s2"])
     assert (both.sensors, alone.sensors) == (("s2", "s1"), ("s2",))
+    assert evaluate(model, records, "train", sensors="s2").sensors == ("s2",)
+    with pytest.raises(ConfigError, match="0 to 1, got 50"):
+        evaluate(model, records, threshold=50)
     assert not np.allclose(both.probabilities, alone.probabilities)
     archive = write_v2(tmp_path / "archive")
     write_records([archive.root], tmp_path / "s2", sensors="s2")
