@@ -92,12 +92,12 @@ def main() -> None:
         costs = _costs(rates)
         print("processor time of a patch: " + ", ".join(f"{stage} {cost:.0f} us" for stage, cost in costs.items()))
         sizes = [_flow(augmented) and _resident_mib() for _ in range(options.epochs)]
-    rows.append({"name": "stages", "cpu_us_per_patch": costs})
+    rows.append({"name": "stages", "patches_per_s": None, "cpu_us_per_patch": costs})
     if sizes:
         print(
             f"resident MiB after each epoch: {' '.join(map(str, sizes))}; from first to last {sizes[-1] - sizes[0]:+}"
         )
-        rows.append({"name": "memory", "resident_mib": sizes})
+        rows.append({"name": "memory", "patches_per_s": None, "resident_mib": sizes})
     if options.plot:
         _plot(options.plot, costs)
     if options.json:
