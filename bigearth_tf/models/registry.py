@@ -151,6 +151,8 @@ def _check_options(model_name: str, family: Family, variant: Variant, options: d
     for option in options:
         if option not in known:
             raise UnknownNameError(f"option of {model_name}", option, known)
+        if option != "fusion" and (isinstance(options[option], bool) or not isinstance(options[option], int | float)):
+            raise ConfigError(f"{model_name} cannot be built with {option}={options[option]!r}: it is a number")
     if options.get("fusion", FUSIONS[0]) not in FUSIONS:
         raise UnknownNameError("fusion", options["fusion"], FUSIONS)
 
