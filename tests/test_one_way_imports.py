@@ -4,7 +4,7 @@
                -> layers  -> models
     pipelines + models -> training -> serving, retrieval -> cli
 
-The tools (quiet, pictures) know nothing but the vocabulary; every floor that uses TensorFlow or draws may use them.
+The tools (named, quiet, pictures) know nothing but the vocabulary; every floor that uses TensorFlow or draws may use them.
 """
 
 import ast
@@ -17,7 +17,7 @@ import pytest
 
 PACKAGE = "bigearth_tf"
 VOCABULARY = frozenset({"errors", "bands", "nomenclature", "statistics", "contract"})
-TOOLS = frozenset({"quiet", "pictures"})
+TOOLS = frozenset({"named", "quiet", "pictures"})
 
 # Which floors a module of a floor may import. The package's own __init__ may import anything.
 _TO_TRAINING = {"vocabulary", "tools", "archive", "records", "pipelines", "layers", "models", "training"}

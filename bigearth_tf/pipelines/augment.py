@@ -20,7 +20,6 @@ The same (seed, epoch, record name) gives the same draw on any machine.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 from collections.abc import Sequence
 
@@ -28,6 +27,7 @@ import tensorflow as tf
 
 from bigearth_tf.bands import BandSet
 from bigearth_tf.errors import ConfigError, UnknownNameError
+from bigearth_tf.named import Named, read_names
 from bigearth_tf.pipelines.augmentation import Augmentation, Batch
 from bigearth_tf.pipelines.draw import Draw
 from bigearth_tf.pipelines.dropout import BandDropout, ModalityDropout
@@ -131,45 +131,13 @@ def augment_batch(
 
 
 def _parse(text: str) -> list[Augmentation]:
-    """Read `name` and `name(option=value, ...)`, apart by commas: Python's grammar, nothing is run."""
-    try:
-        parts = ast.parse(f"[{text}\n]", mode="eval").body
-    except (SyntaxError, ValueError):  # a null byte is a ValueError in old Pythons
-        parts = None
-    if not isinstance(parts, ast.List):
-        raise _unreadable(text)
-    return [_build(part) for part in parts.elts]
+    """Read `name` and `name(option=value, ...)`, apart by commas."""
+    return [_build(each) for each in read_names(text, example="dihedral, speckle(looks=8)")]
 
 
-def _build(part: ast.expr) -> Augmentation:
-    called = isinstance(part, ast.Call)
-    name, options = (part.func, part.keywords) if called else (part, [])
-    if not isinstance(name, ast.Name) or (called and part.args):
-        raise _unreadable(ast.unparse(part))
-    if name.id not in AUGMENTATIONS:
-        raise UnknownNameError("augmentation", name.id, AUGMENTATIONS)
-    kind = AUGMENTATIONS[name.id]
-    known = [field.name for field in dataclasses.fields(kind)]
-    values = {}
-    for option in options:
-        if option.arg not in known:
-            raise UnknownNameError(f"option of {name.id}", option.arg, known or ["none"])
-        if option.arg in values:
-            raise ConfigError(f"an option is given once, got {ast.unparse(part)}")
-        values[option.arg] = _value(option.value)
-    return kind(**values)
-
-
-def _value(value: ast.expr):
-    if isinstance(value, ast.Name):  # a bare word, as in labels=union
-        return value.id
-    try:
-        return ast.literal_eval(value)
-    except ValueError:
-        raise _unreadable(ast.unparse(value)) from None
-
-
-def _unreadable(text: str) -> ConfigError:
-    return ConfigError(
-        f"augmentations are written as 'dihedral, speckle(looks=8)', got {text!r}; there are {', '.join(AUGMENTATIONS)}"
-    )
+def _build(named: Named) -> Augmentation:
+    if named.name not in AUGMENTATIONS:
+        raise UnknownNameError("augmentation", named.name, AUGMENTATIONS)
+    kind = AUGMENTATIONS[named.name]
+    named.require_options(field.name for field in dataclasses.fields(kind))
+    return kind(**named.options)
