@@ -9,7 +9,6 @@ from typing import Any
 
 from bigearth_tf.errors import ConfigError, UnknownNameError
 
-
 _COLON = "\u02d0"  # a letter to Python's grammar, so that the colon of `tfa:LAMB` is part of the name
 
 

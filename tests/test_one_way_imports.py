@@ -4,7 +4,7 @@
                -> layers  -> models
     pipelines + models -> training -> serving, retrieval -> cli
 
-The tools (named, quiet, pictures) know nothing but the vocabulary; every floor that uses TensorFlow or draws may use them.
+The tools (named, quiet, pictures) know nothing but the vocabulary; every floor above may use them.
 """
 
 import ast
