@@ -15,6 +15,8 @@ Raw DN and dB go in and come out. Whatever order they are given in, augmentation
     band_dropout(rate=0.1)                      a band becomes its mean
     modality_dropout(rate=0.2)                  one of the two sensors becomes absent
 
+Those of TensorFlow Addons, `tfa:rotate` and others, are in `addons.py`; each runs after ours of its kind.
+
 The same (seed, epoch, record name) gives the same draw on any machine.
 """
 
@@ -28,6 +30,7 @@ import tensorflow as tf
 from bigearth_tf.bands import BandSet
 from bigearth_tf.errors import ConfigError, UnknownNameError
 from bigearth_tf.named import Named, read_names
+from bigearth_tf.pipelines import addons
 from bigearth_tf.pipelines.augmentation import Augmentation, Batch
 from bigearth_tf.pipelines.draw import Draw
 from bigearth_tf.pipelines.dropout import BandDropout, ModalityDropout
@@ -49,6 +52,16 @@ __all__ = [
 _IN_ORDER = (Crop, Dihedral, GainOffset, Speckle, MixUp, CutMix, BandDropout, ModalityDropout)
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {each.name: each for each in _IN_ORDER}
+
+_WITH_ADDONS: dict[str, type[Augmentation]] = {
+    each.name: each
+    for each in (
+        *(Crop, Dihedral, *addons.MOVES),
+        *(GainOffset, Speckle, *addons.FILTERS),
+        *(MixUp, CutMix),
+        *(BandDropout, ModalityDropout, *addons.DROPOUTS),
+    )
+}
 
 
 def parse_augmentations(
@@ -82,7 +95,7 @@ def parse_augmentations(
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"an augmentation is named once, got {name} {names.count(name)} times")
-    found.sort(key=lambda each: list(AUGMENTATIONS).index(each.name))
+    found.sort(key=lambda each: list(_WITH_ADDONS).index(each.name))
     if bands is not None:
         for each in found:
             each.require(bands)
@@ -99,7 +112,7 @@ def augment_batch(
     seed: int,
     epoch: int | tf.Tensor,
     bands: BandSet,
-    statistics: BandStatistics,
+    statistics: BandStatistics | None,
 ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
     """Augment a batch; for `tf.data.Dataset.map`.
 
@@ -111,7 +124,7 @@ def augment_batch(
         seed: of the draws.
         epoch: scalar int64.
         bands: what the grids hold.
-        statistics: of these bands, DN or dB; for the bands that are dropped.
+        statistics: of these bands, DN or dB; for the bands that are dropped, None where none are.
 
     Returns:
         Grids and labels, shapes and dtypes as they were.
@@ -136,8 +149,9 @@ def _parse(text: str) -> list[Augmentation]:
 
 
 def _build(named: Named) -> Augmentation:
-    if named.name not in AUGMENTATIONS:
-        raise UnknownNameError("augmentation", named.name, AUGMENTATIONS)
-    kind = AUGMENTATIONS[named.name]
+    addons.require_augmentation(named.name)
+    if named.name not in _WITH_ADDONS:
+        raise UnknownNameError("augmentation", named.name, _WITH_ADDONS)
+    kind = _WITH_ADDONS[named.name]
     named.require_options(field.name for field in dataclasses.fields(kind))
     return kind(**named.options)
