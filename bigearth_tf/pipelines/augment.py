@@ -6,7 +6,7 @@ Raw DN and dB go in and come out. Whatever order they are given in, augmentation
 (crop, dihedral), what a sensor measures (gain_offset, speckle), what mixes records (mixup, cutmix), what fails
 (band_dropout, modality_dropout). With their default options:
 
-    dihedral                                    one of 8 flips and quarter turns
+    dihedral(turns=true)                        one of 8 flips and quarter turns, or one of 4 flips
     crop(scale=0.5)                             a window of 0.5 to 1 of the side, brought back to the patch's size
     gain_offset(gain=0.1, offset=50, per_band=False)   Sentinel-2 DN times 0.9 to 1.1, plus -50 to 50
     speckle(looks=4)                            Sentinel-1 gamma noise of variance 1 / looks on linear intensity

@@ -14,18 +14,28 @@ from typing import ClassVar
 import tensorflow as tf
 
 from bigearth_tf.bands import BandSet
+from bigearth_tf.errors import ConfigError
 from bigearth_tf.pipelines.augmentation import Augmentation, Batch
 from bigearth_tf.pipelines.draw import Draw
 from bigearth_tf.pipelines.words import as_words, from_words
 
-DIHEDRAL = 8
+DIHEDRAL, FLIPS = 8, 4  # those without a turn come first
 
 
 @dataclass(frozen=True)
 class Dihedral(Augmentation):
-    """One of the 8 flips and quarter turns, each equally likely."""
+    """One of the 8 flips and quarter turns, each equally likely.
+
+    Attributes:
+        turns: False for horizontal and vertical flips alone, each on its own with probability one half.
+    """
 
     name: ClassVar[str] = "dihedral"
+    turns: bool = True
+
+    def __post_init__(self):
+        if not isinstance(self.turns, bool):
+            raise ConfigError(f"turns of dihedral is true or false, got {self.turns!r}")
 
     def apply(self, batch: Batch) -> Batch:
         return move_grids(batch, self)
@@ -104,8 +114,9 @@ def move_grids(batch: Batch, *moves: Dihedral | Crop) -> Batch:
     crop = next((m for m in moves if isinstance(m, Crop)), None)
     window = crop.window(batch.draw, batch.bands) if crop else None
     which = None
-    if any(isinstance(m, Dihedral) for m in moves):
+    if dihedral := next((m for m in moves if isinstance(m, Dihedral)), None):
         which = dihedral_index(batch.draw.names, batch.draw.seed, batch.draw.epoch)
+        which = which if dihedral.turns else which % FLIPS
     return batch.replace({name: _move(pixels, which, window) for name, pixels in batch.grids.items()})
 
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 from bigearth_tf.bands import BAND_SETS, PATCH_METRES, BandSet
 from bigearth_tf.errors import ConfigError
 from bigearth_tf.pipelines.augment import apply_dihedral, dihedral_index
-from bigearth_tf.pipelines.geometry import Crop, ground_cells
+from bigearth_tf.pipelines.geometry import Crop, Dihedral, ground_cells
 from tests.pipelines.augment_batches import augmented, draw_of, names_of
 
 COUNT = 12
@@ -40,6 +40,17 @@ def test_flips_and_turns_move_every_grid_of_a_record_alike():
     for name, pictures in before.items():
         for number, bits in enumerate(which):
             np.testing.assert_array_equal(after[name][number], flipped(pictures[number], bits), err_msg=name)
+
+
+def test_flips_alone_turn_nothing():
+    before = grounds("s1")
+    after, _ = augmented("dihedral(turns=false)", before, bands="s1")
+    which = dihedral_index(names_of(COUNT), 0, 0).numpy() % 4
+    assert len(set(which)) == 4
+    for number, bits in enumerate(which):
+        np.testing.assert_array_equal(after["s1_10m"][number], flipped(before["s1_10m"][number], bits))
+    with pytest.raises(ConfigError, match="true or false, got 1"):
+        Dihedral(turns=1)
 
 
 @pytest.mark.parametrize("bands", [1, 2, 3, 4, 5, 6, 8])
