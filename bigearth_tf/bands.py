@@ -46,7 +46,8 @@ class Band:
 
 
 PATCH_METRES = 1200
-UNITS = {"s2": "L2A digital number (reflectance x 10000)", "s1": "sigma0 in dB"}
+UNITS = {"s2": "L2A digital number (reflectance x 10000)", "s1": "sigma0 in dB"}  # of BigEarthNet
+L1C_UNIT = "L1C digital number (reflectance x 10000)"  # EuroSAT: top of atmosphere
 
 
 def _band(name: str, sensor: str, gsd: int) -> Band:

@@ -12,15 +12,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bigearth_tf.bands import UNITS, BandSet, band_set
+from bigearth_tf.bands import L1C_UNIT, UNITS, BandSet, band_set
 from bigearth_tf.errors import ConfigError, ContractError, UnknownNameError
-from bigearth_tf.nomenclature import Nomenclature
+from bigearth_tf.nomenclature import CLASSES_19, Nomenclature
 from bigearth_tf.statistics import BandStatistics
 
-ARCHIVE_VERSIONS = ("v1", "v2")
+ARCHIVE_VERSIONS = ("v1", "v2")  # of BigEarthNet
+EUROSAT = "eurosat"
+# archive -> unit of each sensor that it holds
+ARCHIVE_UNITS: dict[str, Mapping[str, str]] = {
+    **dict.fromkeys(ARCHIVE_VERSIONS, UNITS),
+    EUROSAT: {"s2": L1C_UNIT},
+}
+ARCHIVES = tuple(ARCHIVE_UNITS)
 # what somebody has to say who wants a score of v1 weights on v2 data, or the reverse
 ACCEPT_OVERLAP = "the splits overlap"
 RESAMPLINGS = ("nearest", "bilinear", "bicubic", "bicubic_tf1")
+
+
+def archive_title(version: str) -> str:
+    """Return the name of an archive for people, such as `BigEarthNet v2`."""
+    return "EuroSAT" if version == EUROSAT else f"BigEarthNet {version}"
 
 
 @dataclass(frozen=True)
@@ -28,10 +40,11 @@ class DataContract:
     """What goes in, what comes out, and where it was learnt.
 
     Attributes:
-        archive_version: `v1` (2019 and 2021) or `v2` (reBEN); their pixels, labels and splits differ.
+        archive_version: of BigEarthNet, `v1` (2019 and 2021) or `v2` (reBEN), or `eurosat`; their pixels, labels and
+            splits differ.
         bands: band names in stacking order.
-        class_names: the known label sets, each a tuple of names in CLC order. Records may know two (43 and 19
-            classes), a model has exactly one.
+        class_names: the known label sets, each a tuple of names in the order of the archive (CLC for BigEarthNet).
+            Records may know two (43 and 19 classes), a model has exactly one.
         units: unit of each sensor's values.
         resampling: how coarser grids reach the finest one inside a model; None in records, which resample nothing.
         statistics: mean and std that a model normalises with; None in records, which hold raw values.
@@ -50,14 +63,18 @@ class DataContract:
 
     def __post_init__(self):
         set_ = object.__setattr__
-        if self.archive_version not in ARCHIVE_VERSIONS:
-            raise UnknownNameError("archive version", self.archive_version, ARCHIVE_VERSIONS)
-        bands = band_set(self.bands)
+        if self.archive_version not in ARCHIVES:
+            raise UnknownNameError("archive version", self.archive_version, ARCHIVES)
+        bands, units = band_set(self.bands), ARCHIVE_UNITS[self.archive_version]
+        if any(sensor not in units for sensor in bands.sensors):
+            raise ConfigError(
+                f"archive {self.archive_version} holds bands of {' and '.join(units)} only, got {bands}; choose others"
+            )
         set_(self, "bands", bands.bands)
         set_(self, "class_names", tuple(tuple(names) for names in self.class_names))
         if not self.class_names or any(len(set(n)) != len(n) or not n for n in self.class_names):
             raise ConfigError(f"a contract needs label sets of distinct class names, got {self.class_names}")
-        set_(self, "units", dict(self.units) or {sensor: UNITS[sensor] for sensor in bands.sensors})
+        set_(self, "units", dict(self.units) or {sensor: units[sensor] for sensor in bands.sensors})
         set_(self, "hashes", dict(self.hashes))
         if self.resampling is not None and self.resampling not in RESAMPLINGS:
             raise UnknownNameError("resampling", self.resampling, RESAMPLINGS)
@@ -83,6 +100,11 @@ class DataContract:
                 f"a model has one label set, this contract knows {self._label_sets()}; choose one with classes=..."
             )
         return Nomenclature(self.class_names[0])
+
+    @property
+    def default_nomenclature(self) -> Nomenclature:
+        """The label set to use where none is asked for: the only one, or that of 19 classes."""
+        return Nomenclature(self.class_names[0]) if len(self.class_names) == 1 else CLASSES_19
 
     def _label_sets(self) -> str:
         return " and ".join(f"{len(names)} classes" for names in self.class_names)
@@ -131,7 +153,8 @@ class DataContract:
     ) -> bool:
         """Check that both come from one archive version.
 
-        Half of the v2 test patches were in the v1 train split, so a score across versions means nothing.
+        Half of the v2 test patches were in the v1 train split, so a score across versions means nothing. Another
+        archive is never accepted.
 
         Args:
             offered: contract of the data.
@@ -148,6 +171,12 @@ class DataContract:
         if accept and accept != ACCEPT_OVERLAP:
             raise ConfigError(f"a score across archive versions is accepted with {ACCEPT_OVERLAP!r}, got {accept!r}")
         same = self.archive_version == offered.archive_version
+        if not same and not {self.archive_version, offered.archive_version} <= set(ARCHIVE_VERSIONS):
+            raise ContractError(
+                f"{here} was made from {archive_title(self.archive_version)}, {there} from "
+                f"{archive_title(offered.archive_version)}: other pixels and other classes, so there is no score; "
+                "use records of the same archive"
+            )
         if not same and not accept:
             raise ContractError(
                 f"{here} was made from archive {self.archive_version}, {there} from archive {offered.archive_version}: "

@@ -1,8 +1,8 @@
 """The class nomenclatures: names, order, and the map from 43 to 19 classes.
 
-Order is CORINE Land Cover (CLC) code order everywhere. Other people's vectors are often alphabetical
+Order is CORINE Land Cover (CLC) code order for BigEarthNet everywhere. Other people's vectors are often alphabetical
 (TensorFlow Datasets, ConfigILM, all published BIFOLD weights): permute them at the door with
-`Nomenclature.from_alphabetical`.
+`Nomenclature.from_alphabetical`. EuroSAT's classes have no codes; their order is alphabetical, as published.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ CLC_NODATA = 0
 
 @dataclass(frozen=True)
 class Nomenclature:
-    """A fixed tuple of class names in CLC order.
+    """A fixed tuple of class names in the order of their archive: CLC for BigEarthNet, alphabetical for EuroSAT.
 
     Attributes:
         names: class names; the index of a name is its place in every multi-hot vector and every model head.
@@ -126,7 +126,7 @@ class Nomenclature:
         return np.array(vector, np.uint8)
 
     def in_order(self, labels: Iterable[str]) -> tuple[str, ...]:
-        """Return label names once each, in CLC order.
+        """Return label names once each, in the order of the nomenclature.
 
         Raises:
             LabelError: a label is outside the nomenclature.
@@ -155,21 +155,37 @@ class Nomenclature:
 
 CLASSES_43 = Nomenclature(tuple(name for _, name, _ in _TABLE))
 CLASSES_19 = Nomenclature(_NAMES_19)
-NOMENCLATURES: dict[int, Nomenclature] = {43: CLASSES_43, 19: CLASSES_19}
+# Source: Helber et al., "EuroSAT", IEEE JSTARS 2019; the names and the order of the published class folders.
+CLASSES_EUROSAT = Nomenclature(
+    (
+        "AnnualCrop",
+        "Forest",
+        "HerbaceousVegetation",
+        "Highway",
+        "Industrial",
+        "Pasture",
+        "PermanentCrop",
+        "Residential",
+        "River",
+        "SeaLake",
+    )
+)
+NOMENCLATURES: dict[int, Nomenclature] = {len(n): n for n in (CLASSES_43, CLASSES_19, CLASSES_EUROSAT)}
 
 
 def nomenclature(classes: int | str | Nomenclature) -> Nomenclature:
-    """Return the nomenclature of 43 or 19 classes.
+    """Return the nomenclature of 43 or 19 classes, or of the 10 of EuroSAT.
 
     Raises:
-        UnknownNameError: neither 43 nor 19.
+        UnknownNameError: no nomenclature has that many classes.
     """
     if isinstance(classes, Nomenclature):
         return classes
     try:
         return NOMENCLATURES[int(classes)]
     except (KeyError, ValueError, TypeError):
-        raise UnknownNameError("nomenclature", classes, NOMENCLATURES) from None
+        known = [f"{n} classes" for n in NOMENCLATURES]  # with a unit, so that no number is the nearest to another
+        raise UnknownNameError("nomenclature", classes, known) from None
 
 
 def labels_43_to_19(labels: Iterable[str]) -> tuple[str, ...]:

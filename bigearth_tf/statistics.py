@@ -51,6 +51,7 @@ _PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
 }
 
 PUBLISHED_STATISTICS = tuple(_PUBLISHED)
+# EuroSAT has none: its values are L1C, and nobody published what its authors normalised with.
 DEFAULT_STATISTICS = {"v1": "v1_official_tf", "v2": "v2_reben_120_nearest"}
 
 
@@ -113,3 +114,9 @@ def published_statistics(name: str) -> BandStatistics:
         raise UnknownNameError("band statistics", name, _PUBLISHED)
     table = _PUBLISHED[name]
     return BandStatistics(name, tuple(table), *zip(*table.values(), strict=True))
+
+
+def default_statistics(archive_version: str) -> BandStatistics | None:
+    """Return the published statistics that fit an archive; None where there are none, as for EuroSAT."""
+    name = DEFAULT_STATISTICS.get(archive_version)
+    return published_statistics(name) if name else None

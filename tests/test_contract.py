@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigearth_tf.bands import BAND_SETS, BANDS, BandSet
-from bigearth_tf.contract import ARCHIVE_VERSIONS, RESAMPLINGS, DataContract
+from bigearth_tf.contract import ACCEPT_OVERLAP, ARCHIVE_VERSIONS, RESAMPLINGS, DataContract, archive_title
 from bigearth_tf.errors import ConfigError, ContractError, UnknownNameError
-from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43
+from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, CLASSES_EUROSAT
 from bigearth_tf.statistics import BandStatistics, published_statistics
 
 
@@ -214,3 +214,29 @@ def test_replace_validates_too():
     assert model().replace(split="mine").split == "mine"
     with pytest.raises(UnknownNameError):
         model().replace(archive_version="v9")
+
+
+def test_eurosat_is_an_archive_of_s2_with_a_unit_of_its_own():
+    eurosat = DataContract("eurosat", ("B04", "B03", "B02"), (CLASSES_EUROSAT.names,))
+    assert eurosat.units == {"s2": "L1C digital number (reflectance x 10000)"}
+    assert DataContract.from_dict(eurosat.to_dict()) == eurosat
+    assert archive_title("eurosat") == "EuroSAT"
+    assert archive_title("v2") == "BigEarthNet v2"
+    with pytest.raises(ConfigError, match="archive eurosat holds bands of s2 only, got VV VH; choose others"):
+        eurosat.replace(bands=("VV", "VH"), units={})
+
+
+def test_another_archive_is_refused_whatever_is_accepted():
+    eurosat = DataContract("eurosat", ("B04", "B03", "B02"), (CLASSES_EUROSAT.names,))
+    for accept in ("", ACCEPT_OVERLAP):
+        with pytest.raises(
+            ContractError, match="model was made from BigEarthNet v2, records from EuroSAT: other pixels"
+        ):
+            model("rgb").require_same_archive(eurosat, accept=accept)
+    assert eurosat.require_same_archive(eurosat)
+
+
+def test_the_default_label_set_is_the_only_one_or_19_classes():
+    assert records().default_nomenclature == CLASSES_19
+    assert model(class_names=(CLASSES_43.names,)).default_nomenclature == CLASSES_43
+    assert model(class_names=(("a", "b"),)).default_nomenclature.names == ("a", "b")

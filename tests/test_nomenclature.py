@@ -9,6 +9,7 @@ from bigearth_tf.errors import ConfigError, LabelError, UnknownNameError
 from bigearth_tf.nomenclature import (
     CLASSES_19,
     CLASSES_43,
+    CLASSES_EUROSAT,
     CLC_CODES,
     CLC_GLACIERS,
     CLC_NODATA,
@@ -298,3 +299,18 @@ def test_nomenclature_by_number_text_and_itself():
 def test_unknown_nomenclature_is_named(number):
     with pytest.raises(UnknownNameError, match=f"unknown nomenclature '{number}'"):
         nomenclature(number)
+
+
+def test_eurosat_has_ten_classes_in_alphabetical_order():
+    # written out from the class folders of the published set
+    assert CLASSES_EUROSAT.names == (
+        "AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop",
+        "Residential", "River", "SeaLake",
+    )  # fmt: skip
+    assert CLASSES_EUROSAT.alphabetical == tuple(range(10))
+    assert nomenclature(10) is nomenclature("10") is CLASSES_EUROSAT
+
+
+def test_an_unknown_number_of_classes_lists_those_that_are_known():
+    with pytest.raises(UnknownNameError, match="unknown nomenclature '20'; known: 43 classes, 19 classes, 10 classes"):
+        nomenclature(20)

@@ -4,7 +4,13 @@ import pytest
 
 from bigearth_tf.bands import BAND_SETS, BANDS, BandSet
 from bigearth_tf.errors import ConfigError, UnknownNameError
-from bigearth_tf.statistics import DEFAULT_STATISTICS, PUBLISHED_STATISTICS, BandStatistics, published_statistics
+from bigearth_tf.statistics import (
+    DEFAULT_STATISTICS,
+    PUBLISHED_STATISTICS,
+    BandStatistics,
+    default_statistics,
+    published_statistics,
+)
 
 # B02 mean and VH standard deviation, as their publications print them.
 SPOT_CHECKS = {"v1_official_tf": (429.9430203, 5.464428464912864), "v2_reben_120_nearest": (438.37207, 5.590506)}
@@ -100,3 +106,9 @@ def test_to_dict_builds_the_same_statistics():
     stats = published_statistics("v1_official_tf")
     data = json.loads(json.dumps(stats.to_dict()))
     assert BandStatistics(**data) == stats
+
+
+def test_eurosat_has_no_published_statistics():
+    assert default_statistics("eurosat") is None
+    assert default_statistics("v1").name == "v1_official_tf"
+    assert default_statistics("v2").name == "v2_reben_120_nearest"

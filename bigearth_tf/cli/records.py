@@ -1,4 +1,4 @@
-"""`bigearth-tf records write, finish, plan, import`: make records."""
+"""`bigearth-tf records write, finish, plan`: make records of an archive."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from bigearth_tf.cli import options
+from bigearth_tf.cli.records_import import eurosat, import_, summarize
 from bigearth_tf.cli.records_look import show, stats, verify
 
 
@@ -150,23 +151,13 @@ def write(
             click.echo(f"when all tasks are done: bigearth-tf records finish {out}")
             return
         manifest = partial.gather(out, overwrite=overwrite)
-    _summarize(manifest, out)
+    summarize(manifest, out)
 
 
 def _split_beam_options(roots: tuple[Path, ...]) -> tuple[tuple[Path, ...], list[str]]:
     """What stands behind `--` comes as more arguments; those that begin with a dash are Beam's."""
     given = [str(root) for root in roots]
     return tuple(Path(r) for r in given if not r.startswith("--")), [r for r in given if r.startswith("--")]
-
-
-def _summarize(manifest, out: Path) -> None:
-    for split in manifest.splits:
-        click.echo(f"{split}: {manifest.records_in(split)} records in {len(manifest.of_split(split))} shard(s)")
-    for reason, count in manifest.left_out.items():
-        click.echo(f"left out: {count} ({reason})")
-    for name, error in manifest.skipped.items():
-        click.echo(f"skipped: {name}: {error}")
-    click.echo(f"splits from: {manifest.contract.split}; records in {out}")
 
 
 @records.command()
@@ -179,7 +170,7 @@ def finish(out: Path, overwrite: bool) -> None:
     """
     from bigearth_tf.records.partial import finish_records
 
-    _summarize(finish_records(out, overwrite=overwrite), out)
+    summarize(finish_records(out, overwrite=overwrite), out)
 
 
 @records.command()
@@ -251,60 +242,5 @@ def _range(low: float, high: float) -> str:
     return f"{low:,.0f}" if low == high else f"{low:,.0f} - {high:,.0f}"
 
 
-@records.command("import")
-@click.argument("sources", nargs=-1, required=True, type=options.PathType, metavar="SOURCE...")
-@click.option("--out", required=True, type=options.PathType, help="Records folder to make.")
-@click.option(
-    "--lists",
-    multiple=True,
-    type=options.PathType,
-    metavar="ROOT",
-    help="Official v1 list, or a folder that holds some; may be repeated. They decide splits and exclusions.  "
-    "[default: the split that a file's name says]",
-)
-@click.option(
-    "--shards",
-    type=click.IntRange(min=1),
-    help="Shards over all splits, at least one a split.  [default: one for 512 patches]",
-)
-@options.seed_option
-@click.option(
-    "--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Processes; the shards are the same."
-)
-@options.overwrite_option
-def import_(
-    sources: tuple[Path, ...],
-    out: Path,
-    lists: tuple[Path, ...],
-    shards: int | None,
-    seed: int,
-    workers: int,
-    overwrite: bool,
-) -> None:
-    """Convert other people's TFRecords in SOURCE... to TFRecord shards with a manifest.
-
-    A SOURCE is a file, or a folder that holds some: of the official TensorFlow 1 code (S2-43, S2-19, MM-19), of
-    benjrise's BigEarthNet-MM-TFRecords, or of TensorFlow Datasets' bigearthnet/all, which has no splits and holds
-    patches with snow and clouds too: name the official lists with --lists.
-
-    A run that was killed goes on with the same command, and ends with the same bytes.
-    """
-    from bigearth_tf.records.foreign import find_foreign
-    from bigearth_tf.records.importer import plan_import, write_import
-    from bigearth_tf.records.partial import check_output
-
-    check_output(out, overwrite)
-    found = find_foreign(sources)
-    click.echo(f"recognised: {found.schema.title} TFRecords, {len(found.files)} file(s)")
-    with options.progress_bar("index", unit="bytes") as progress:
-        plan = plan_import(found, lists=lists or None, shards=shards, seed=seed, progress=progress)
-    with options.progress_bar("import") as progress:
-        manifest = write_import(plan, out, workers=workers, overwrite=overwrite, progress=progress)
-    _summarize(manifest, out)
-    contract = manifest.contract
-    label_sets = " and ".join(str(len(names)) for names in contract.class_names)
-    click.echo(f"contract: archive {contract.archive_version}; bands {contract.band_set}; {label_sets} classes")
-
-
-for _command in (verify, stats, show):
+for _command in (import_, eurosat, verify, stats, show):
     records.add_command(_command)

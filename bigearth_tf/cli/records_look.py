@@ -145,14 +145,16 @@ def show(folder: Path, name: str | None, split: str, png: Path | None, as_json: 
     """Show one record of DIR: labels, place, time, and its pixels summarised."""
     if png and png.suffix.lower() != ".png":
         raise click.BadParameter(f"{png} does not end with .png", param_hint="--png")
+    from bigearth_tf.records.manifest import Manifest
     from bigearth_tf.records.show import find_record, summarize
 
     pair = find_record(folder, name=name, split=split)
-    summary = summarize(pair)
+    summary = summarize(pair, Manifest.load(folder).contract.units)
     if png:
         from bigearth_tf.pictures import patch_sheet
 
-        patch_sheet(png, [pair.bands], [pair.labels.get(19, ())], titles=[pair.name])
+        labels = pair.labels[min(pair.labels)] if pair.labels else ()
+        patch_sheet(png, [pair.bands], [labels], titles=[pair.name])
     if as_json:
         options.print_json(summary)
         return
@@ -174,26 +176,25 @@ def show(folder: Path, name: str | None, split: str, png: Path | None, as_json: 
 
 
 def _band_table(found):
-    """Return a rich table of the bands of the split that models are normalised by, beside what is published."""
+    """Return a rich table of the bands of the split that models are normalised by, beside what is published if any."""
     from rich.table import Table
 
     from bigearth_tf.bands import BANDS
-    from bigearth_tf.statistics import DEFAULT_STATISTICS, published_statistics
+    from bigearth_tf.statistics import default_statistics
 
     split = "train" if "train" in found.splits else next(iter(found.splits))
-    published = published_statistics(DEFAULT_STATISTICS[found.archive_version])
-    table = Table(
-        title=f"bands of split {split}, beside the published statistics {published.name}",
-        title_justify="left",
-        show_edge=False,
-    )
-    columns = ("mean", "std", "p1", "p50", "p99", "no data", "published mean", "published std")
+    published = default_statistics(found.archive_version)
+    beside = f", beside the published statistics {published.name}" if published else ""
+    table = Table(title=f"bands of split {split}{beside}", title_justify="left", show_edge=False)
+    columns = ["mean", "std", "p1", "p50", "p99", "no data"]
+    if published:
+        columns += ["published mean", "published std"]
     for column in ("band", *columns, "unit"):
         table.add_column(column, justify="right" if column in columns else "left")
     for name, band in found.splits[split].bands.items():
-        place = published.bands.index(name)
         values = (band.mean, band.std, *(band.percentiles.get(p) for p in ("1", "50", "99")))
-        given = (published.mean[place], published.std[place])
+        place = published.bands.index(name) if published else None
+        given = (published.mean[place], published.std[place]) if published else ()
         unit, digits = ("DN", 1) if BANDS[name].sensor == "s2" else ("dB", 2)
         cells = ["-" if v is None else f"{v:,.{digits}f}" for v in (*values, *given)]
         table.add_row(name, *cells[:5], f"{band.nodata_share:.2%}", *cells[5:], unit)

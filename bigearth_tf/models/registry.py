@@ -11,7 +11,7 @@ from pathlib import Path
 
 import keras
 
-from bigearth_tf.contract import ARCHIVE_VERSIONS, DataContract
+from bigearth_tf.contract import ARCHIVES, DataContract
 from bigearth_tf.errors import BigEarthError, ConfigError, UnknownNameError
 from bigearth_tf.models import k_branch_cnn, resnet, shallow_cnn, vgg
 from bigearth_tf.models.catalog import FUSIONS, VARIANTS, Variant, list_models, model_bands, model_parts
@@ -19,8 +19,8 @@ from bigearth_tf.models.classifier import PatchClassifier
 from bigearth_tf.models.fusion import early_fusion, late_fusion
 from bigearth_tf.models.heads import classification_head
 from bigearth_tf.models.inputs import normalize, raw_inputs, sensor_presence, stack_sensors
-from bigearth_tf.nomenclature import nomenclature
-from bigearth_tf.statistics import DEFAULT_STATISTICS, BandStatistics, published_statistics
+from bigearth_tf.nomenclature import CLASSES_19, nomenclature
+from bigearth_tf.statistics import BandStatistics, default_statistics, published_statistics
 
 __all__ = [
     "FAMILIES", "VARIANTS", "Family", "build_model", "create_model", "list_models", "load_model", "model_bands",
@@ -74,12 +74,12 @@ def create_model(
 
     Args:
         name: from `list_models()`.
-        classes: 43 or 19; by default 19, or what `contract` knows if that is one label set.
+        classes: 43 or 19, or 10 for EuroSAT; by default 19, or what `contract` knows if that is one label set.
         contract: of the records it will be trained on (`Manifest.load(dir).contract`); archive version, split and
             hashes are taken from it, and its bands and classes are checked.
-        archive_version: `v1` or `v2`, where no contract is given.
+        archive_version: `v1`, `v2` or `eurosat`, where no contract is given.
         statistics: name of published statistics, or your own (`RecordStatistics.band_statistics` computes them from
-            records); by default those of the archive version.
+            records); by default those of the archive version. EuroSAT has none, so give your own.
         resampling: `nearest`, `bilinear`, `bicubic` or `bicubic_tf1`: how 20 m and 60 m bands reach 10 m. Families
             that take each grid at its own resolution (K-Branch CNN) resample nothing.
         **options: of the family, such as `dropout`; `head_dropout`; of models named `..._late` also `fusion`:
@@ -93,16 +93,17 @@ def create_model(
     Raises:
         UnknownNameError: no such model, option, fusion, nomenclature, statistics or resampling.
         ContractError: the contract's data lack bands or classes of the model.
+        ConfigError: no statistics are given, and none are published for the archive.
     """
     _, variant = model_parts(name)
     if classes is None:
-        classes = len(contract.class_names[0]) if contract and len(contract.class_names) == 1 else 19
+        classes = contract.default_nomenclature if contract else CLASSES_19
     version = contract.archive_version if contract else archive_version
-    if version not in ARCHIVE_VERSIONS:
-        raise UnknownNameError("archive version", version, ARCHIVE_VERSIONS)
+    if version not in ARCHIVES:
+        raise UnknownNameError("archive version", version, ARCHIVES)
     if statistics is None:
-        statistics = DEFAULT_STATISTICS[version]
-    if not isinstance(statistics, BandStatistics):
+        statistics = _default_statistics(version)
+    elif not isinstance(statistics, BandStatistics):
         statistics = published_statistics(statistics)
     own = DataContract(
         archive_version=version,
@@ -116,6 +117,16 @@ def create_model(
     if contract is not None:
         own.require(contract, here=name)
     return build_model(name, own, **options)
+
+
+def _default_statistics(version: str) -> BandStatistics:
+    found = default_statistics(version)
+    if found is None:
+        raise ConfigError(
+            f"no band statistics are published for archive {version}, and none were given; compute those of the train "
+            "split: statistics=compute_statistics(records, split='train').band_statistics()"
+        )
+    return found
 
 
 def build_model(model_name: str, contract: DataContract, *, name: str | None = None, **options) -> PatchClassifier:

@@ -17,16 +17,19 @@ STAGES = {
 }
 
 
-def trunk(x, *, prefix: str = "", conv_dropout: float = 0.25):
-    """Return a feature map (batch, rows / 4, columns / 4, 64) of (batch, rows, columns, bands).
+def trunk(x, *, prefix: str = "", stride: int = 1, conv_dropout: float = 0.25):
+    """Return a feature map (batch, rows / 4, columns / 4, 64) of (batch, rows, columns, bands), smaller by the stride.
 
     Args:
         x: normalised bands, float.
         prefix: of the layer names.
+        stride: of the first convolution, in pixels; 1 as in the paper. More makes all maps smaller, and the model many
+            times cheaper: for few images, or ones that were brought to this pixel size from a coarser one.
         conv_dropout: after each convolution block.
     """
     for i, (filters, kernel) in enumerate(CONVOLUTIONS, start=1):
-        x = layers.Conv2D(filters, kernel, padding="same", name=f"{prefix}conv{i}")(x)
+        strides = stride if i == 1 else 1
+        x = layers.Conv2D(filters, kernel, strides, padding="same", name=f"{prefix}conv{i}")(x)
         x = layers.BatchNormalization(momentum=MOMENTUM, name=f"{prefix}bn{i}")(x)
         x = layers.ReLU(name=f"{prefix}relu{i}")(x)
         if i < len(CONVOLUTIONS):

@@ -27,14 +27,14 @@ class Batch:
         labels: (batch, classes) float32 in 0..1.
         draw: the random numbers of its records.
         bands: what the grids hold.
-        statistics: of these bands, DN or dB.
+        statistics: of these bands, DN or dB; None where they are not known.
     """
 
     grids: dict[str, tf.Tensor]
     labels: tf.Tensor
     draw: Draw
     bands: BandSet
-    statistics: BandStatistics
+    statistics: BandStatistics | None
 
     def replace(self, grids: dict[str, tf.Tensor], labels: tf.Tensor | None = None) -> Batch:
         """Return the batch with other pixels in some grids, and other labels if any are given."""

@@ -8,12 +8,13 @@ from pathlib import Path
 import tensorflow as tf
 
 from bigearth_tf.bands import BANDS, BandSet, band_set
-from bigearth_tf.contract import DataContract
+from bigearth_tf.contract import DataContract, archive_title
 from bigearth_tf.errors import ConfigError, ContractError, UnknownNameError
 from bigearth_tf.nomenclature import Nomenclature
 from bigearth_tf.nomenclature import nomenclature as nomenclature_of
 from bigearth_tf.pipelines.augment import Augmentation, augment_batch, parse_augmentations
 from bigearth_tf.pipelines.damage import ON_CORRUPT, SkippedRecords, readable_records
+from bigearth_tf.pipelines.dropout import BandDropout
 from bigearth_tf.pipelines.memory import keep_pages
 from bigearth_tf.pipelines.order import epochs, read_epoch
 from bigearth_tf.pipelines.service import from_service
@@ -28,7 +29,7 @@ from bigearth_tf.pipelines.shards import (
     shards_in_memory,
 )
 from bigearth_tf.pipelines.sources import OwnSource, open_source
-from bigearth_tf.statistics import DEFAULT_STATISTICS, BandStatistics, published_statistics
+from bigearth_tf.statistics import BandStatistics, default_statistics
 
 _AHEAD = 2  # batches; more in flight only take more memory out of the processor's cache
 
@@ -38,7 +39,7 @@ def load_dataset(
     split: str,
     *,
     bands: str | BandSet | tuple[str, ...] | None = None,
-    nomenclature: int | Nomenclature = 19,
+    nomenclature: int | Nomenclature | None = None,
     batch_size: int = 32,
     shuffle: bool = False,
     shuffle_buffer: int = 1024,
@@ -73,7 +74,7 @@ def load_dataset(
         records: folder with manifest.json; or other people's TFRecords, a file or a folder that `find_foreign` knows.
         split: `train`, `validation` (or `val`), `test`, or `all`.
         bands: name of a band set (`s1s2`, `s2`, `s1`, `rgb`, ...), band names, or None for all bands of the records.
-        nomenclature: 43 or 19 classes; records of v2 know 19 only.
+        nomenclature: 43 or 19 classes, or 10 of EuroSAT; by default the only label set of the records, or 19 classes.
         batch_size: patches per batch.
         shuffle: shuffle shards, then records in a buffer.
         shuffle_buffer: records in the buffer; a full pair takes 275,200 bytes.
@@ -106,7 +107,7 @@ def load_dataset(
 
     Returns:
         Batches ({grid name: (batch, size, size, bands) uint16 DN or float32 dB}, (batch, classes) float32 multi-hot
-        in CLC order).
+        in the order of the nomenclature).
 
     Raises:
         RecordsError: no records there, or of no known schema; a shard is missing or of another size.
@@ -126,12 +127,17 @@ def load_dataset(
     _check_combination(on_corrupt, data_service, cache, skip_batches, names, device)
     keep_pages()
     source = open_source(Path(records))
-    labels = nomenclature if isinstance(nomenclature, Nomenclature) else nomenclature_of(nomenclature)
+    labels = source.contract.default_nomenclature if nomenclature is None else nomenclature_of(nomenclature)
     chosen = source.contract.band_set if bands is None else band_set(bands)
     shown = _shown(chosen, sensors)
     _check_contract(source.contract, chosen, shown, labels, contract)
     augmentations = parse_augmentations(augment, chosen)
     statistics = _statistics(source.contract, contract, chosen) if augmentations else None
+    if statistics is None and any(isinstance(each, BandDropout) for each in augmentations):
+        raise ConfigError(
+            f"band_dropout puts the mean of a band in its place, and none is published for "
+            f"{archive_title(source.contract.archive_version)}; give the contract of a model: contract=model.contract"
+        )
 
     all_shards = source.of_split(split)
     shards = of_host(all_shards, num_hosts, host)
@@ -241,11 +247,15 @@ def _check_contract(
     asked.require(offered, here="dataset")
 
 
-def _statistics(offered: DataContract, contract: DataContract | None, bands: BandSet) -> BandStatistics:
-    """Return the means of the bands: those the model normalises with, else those published for the archive version."""
+def _statistics(offered: DataContract, contract: DataContract | None, bands: BandSet) -> BandStatistics | None:
+    """Return the means of the bands: those the model normalises with, else what is published for the archive version.
+
+    None where nothing is published, as for EuroSAT.
+    """
     if contract is not None and contract.statistics is not None:
         return contract.statistics.of(bands)
-    return published_statistics(DEFAULT_STATISTICS[offered.archive_version]).of(bands)
+    published = default_statistics(offered.archive_version)
+    return published and published.of(bands)
 
 
 def _batches(shards: list[Shard], num_hosts: int, host: int, batch_size: int, drop_remainder: bool) -> int:

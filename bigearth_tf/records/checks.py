@@ -9,12 +9,14 @@ import numpy as np
 
 from bigearth_tf.archive.entries import PatchEntry
 from bigearth_tf.archive.layout import S1_NAME, S2_V2_NAME, grid_cell
-from bigearth_tf.archive.patch import PatchPair, read_patch
+from bigearth_tf.archive.patch import PatchPair
 from bigearth_tf.bands import PATCH_METRES
+from bigearth_tf.contract import ARCHIVE_VERSIONS
 from bigearth_tf.errors import ArchiveError
 from bigearth_tf.nomenclature import labels_43_to_19
 from bigearth_tf.records.manifest import Manifest, ShardInfo
 from bigearth_tf.records.plan import EXCLUDED, shard_of
+from bigearth_tf.records.shard import read_entry
 
 Wrong = Iterator[tuple[str, str]]
 _TEXT_FIELDS = (
@@ -58,16 +60,21 @@ class RecordCheck:
 
 
 class PlaceCheck:
-    """Both sensors show one place, which lies where its name says; no place and no picture is in two splits."""
+    """Both sensors show one place, which lies where its name says; no place and no picture is in two splits.
 
-    def __init__(self):
+    Only BigEarthNet has names that say a place and patches of one size.
+    """
+
+    def __init__(self, archive_version: str):
+        self._named_places = archive_version in ARCHIVE_VERSIONS
         self._corners: dict[tuple[int, str], tuple[float, float, str]] = {}
         self._splits: dict[tuple, tuple[str, str]] = {}
         self._pictures: dict[bytes, tuple[str, str]] = {}
 
     def __call__(self, pair: PatchPair, shard: ShardInfo, where: str) -> Wrong:
         cells = {}
-        for name in filter(None, (pair.s2_name, pair.s1_name)):
+        names = (pair.s2_name, pair.s1_name) if self._named_places else ()
+        for name in filter(None, names):
             try:
                 cells[name] = _cell(name)
             except ArchiveError as error:
@@ -91,6 +98,10 @@ class PlaceCheck:
 
     def _check_bounds(self, pair: PatchPair, tile: str, h: int, v: int) -> Wrong:
         ulx, uly, lrx, lry = pair.bounds
+        if not self._named_places:
+            if not (ulx < lrx and lry < uly):
+                yield "footprint", f"{pair.name}: bounds {pair.bounds} hold no area; they are ulx, uly, lrx, lry"
+            return
         if (lrx - ulx, uly - lry) != (PATCH_METRES, PATCH_METRES):
             yield "footprint", f"{pair.name}: bounds {pair.bounds} are not {PATCH_METRES} m square"
         if not tile:
@@ -148,7 +159,7 @@ class ArchiveCheck:
         if pair.name not in self._sample:
             return
         try:
-            truth = read_patch(entry, self._version)
+            truth = read_entry(entry, self._version)
         except ArchiveError as error:
             yield "archive", str(error)
             return

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from bigearth_tf.bands import BANDS, Band, BandSet
 from bigearth_tf.errors import RecordsError
-from bigearth_tf.nomenclature import NOMENCLATURES
+from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, NOMENCLATURES
 from bigearth_tf.records.schema import stored_bands
 
 
@@ -74,7 +74,9 @@ class ForeignSchema:
     def classes(self) -> tuple[int, ...]:
         """Sizes of the label sets that are known: 19 follows from 43."""
         stored = {keys.classes for keys in self.labels}
-        return tuple(n for n in NOMENCLATURES if n in stored or 43 in stored)
+        if len(CLASSES_43) in stored:
+            stored.add(len(CLASSES_19))
+        return tuple(n for n in NOMENCLATURES if n in stored)
 
     @property
     def required(self) -> tuple[str, ...]:

@@ -14,11 +14,11 @@ from bigearth_tf.errors import ArchiveError, ConfigError, RecordsError
 from bigearth_tf.records.foreign import ARCHIVE_VERSION, ForeignRecords, find_foreign, place_of, record_location
 from bigearth_tf.records.foreign_decode import decode_foreign
 from bigearth_tf.records.manifest import Manifest
-from bigearth_tf.records.partial import check_output, gather, open_partial
+from bigearth_tf.records.partial import check_output
 from bigearth_tf.records.plan import Plan, make_plan
 from bigearth_tf.records.shard import IMPORTED_FROM
 from bigearth_tf.records.tfrecord import FRAME, read_tfrecord
-from bigearth_tf.records.writer import write_shards
+from bigearth_tf.records.writer import write_plan
 
 Progress = Callable[[int, int], None]
 Sources = Path | str | Iterable[Path | str] | ForeignRecords
@@ -63,7 +63,7 @@ def import_records(
         raise ConfigError(f"the number of workers must be at least 1, got {workers}")
     check_output(out, overwrite)
     plan = plan_import(sources, lists=lists, shards=shards, seed=seed, progress=index_progress)
-    return write_import(plan, out, workers=workers, overwrite=overwrite, progress=progress)
+    return write_plan(plan, out, workers=workers, overwrite=overwrite, progress=progress)
 
 
 def plan_import(
@@ -130,12 +130,3 @@ def _index_records(records: ForeignRecords, progress: Progress | None) -> list[P
                 progress(done + at, total)
         done += at
     return list(entries.values())
-
-
-def write_import(
-    plan: Plan, out: Path, *, workers: int = 1, overwrite: bool = False, progress: Progress | None = None
-) -> Manifest:
-    """Write the shards of a plan from `plan_import`; arguments and errors as for `import_records`."""
-    with open_partial(out, plan, overwrite=overwrite) as (folder, head):
-        write_shards(folder, head, range(len(head.shards)), workers=workers, progress=progress)
-        return gather(out, overwrite=overwrite)

@@ -129,7 +129,7 @@ def manifest_sha256(folder: Path | str) -> str:
 
 
 def check_class_names(contract: DataContract, where: str) -> None:
-    """Check that the label sets of a contract are the archive's, in CLC order.
+    """Check that the label sets of a contract are the archive's, in their order: CLC for BigEarthNet.
 
     Raises:
         ContractError: names the first class that differs.
@@ -143,6 +143,6 @@ def check_class_names(contract: DataContract, where: str) -> None:
         for i, (name, expected) in enumerate(zip(names, known.names, strict=True)):
             if name != expected:
                 raise ContractError(
-                    f"{where}: class {i} of {len(names)} must be {expected!r} (CLC order), got {name!r}; "
+                    f"{where}: class {i} of {len(names)} must be {expected!r}, got {name!r}; "
                     "the class list is permuted or misspelt, so every label would be wrong"
                 )

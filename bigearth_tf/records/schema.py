@@ -56,7 +56,7 @@ def schema_dict() -> dict:
         features[label_feature(classes)] = {
             "type": "int64",
             "shape": [classes],
-            "holds": "multi-hot vector in CLC order; absent where this label set is unknown",
+            "holds": "multi-hot vector in the order of the nomenclature; absent where this label set is unknown",
             "optional": True,
         }
     for name in TEXT_FEATURES:

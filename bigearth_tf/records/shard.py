@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bigearth_tf.archive.entries import PatchEntry
+from bigearth_tf.archive.eurosat import read_eurosat
 from bigearth_tf.archive.patch import PatchPair, read_patch
+from bigearth_tf.contract import EUROSAT
 from bigearth_tf.errors import ArchiveError
 from bigearth_tf.nomenclature import NOMENCLATURES
 from bigearth_tf.records.manifest import ShardInfo
@@ -108,7 +110,12 @@ def _reader(head: PlanHead) -> Callable[[PatchEntry], PatchPair]:
         from bigearth_tf.records.foreign import read_foreign_entry
 
         return lambda entry: read_foreign_entry(entry, schema)
-    return lambda entry: read_patch(entry, head.version)
+    return lambda entry: read_entry(entry, head.version)
+
+
+def read_entry(entry: PatchEntry, version: str) -> PatchPair:
+    """Read a patch of any archive; errors as of `read_patch` and `read_eurosat`."""
+    return read_eurosat(entry) if version == EUROSAT else read_patch(entry, version)
 
 
 def _with_name(error: ArchiveError, name: str) -> ArchiveError:

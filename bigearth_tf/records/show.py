@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from bigearth_tf.archive.patch import PatchPair
-from bigearth_tf.bands import BANDS
+from bigearth_tf.bands import BANDS, UNITS
 from bigearth_tf.errors import UnknownNameError
 from bigearth_tf.records.manifest import Manifest
 from bigearth_tf.records.schema import decode_record
@@ -39,8 +40,13 @@ def find_record(folder: Path | str, *, name: str | None = None, split: str = "al
     raise UnknownNameError("record", name, seen)
 
 
-def summarize(pair: PatchPair) -> dict:
-    """Return a record as JSON types, each band as size, unit, minimum, mean, maximum and standard deviation."""
+def summarize(pair: PatchPair, units: Mapping[str, str] = UNITS) -> dict:
+    """Return a record as JSON types, each band as size, unit, minimum, mean, maximum and standard deviation.
+
+    Args:
+        pair: the record.
+        units: unit of each sensor's values, of the contract of the records.
+    """
     bands = {}
     for name, pixels in pair.bands.items():
         values = pixels.astype(np.float64)
@@ -50,7 +56,7 @@ def summarize(pair: PatchPair) -> dict:
             "mean": float(values.mean()),
             "max": float(values.max()),
             "std": float(values.std()),
-            "unit": BANDS[name].unit,
+            "unit": units[BANDS[name].sensor],
         }
     return {
         "name": pair.name,

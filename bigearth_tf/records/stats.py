@@ -93,7 +93,7 @@ class RecordStatistics:
 
     Attributes:
         manifest_sha256: hash of the manifest of the records.
-        archive_version: `v1` or `v2`.
+        archive_version: `v1`, `v2` or `eurosat`.
         class_names: classes (as text) -> names in CLC order.
         splits: split -> summary; `all` is every split but the excluded patches, where there are several.
         stats_version: of the layout of these values.
@@ -245,7 +245,7 @@ def compute_statistics(
         manifest_sha256=identity,
         archive_version=manifest.contract.archive_version,
         class_names={str(len(names)): list(names) for names in manifest.contract.class_names},
-        splits=_summarize(splits),
+        splits=_summarize(splits, manifest.contract.units),
     )
 
 
@@ -255,7 +255,7 @@ def _merge(splits: dict[str, SplitCounts], name: str, counts: SplitCounts) -> No
     splits[name].merge(counts)
 
 
-def _summarize(splits: Mapping[str, SplitCounts]) -> dict[str, SplitSummary]:
+def _summarize(splits: Mapping[str, SplitCounts], units: Mapping[str, str]) -> dict[str, SplitSummary]:
     first = next(iter(splits.values()))
     spans = {}  # the same bins in every split, so that histograms can be compared
     for band in first.bands:
@@ -264,16 +264,19 @@ def _summarize(splits: Mapping[str, SplitCounts]) -> dict[str, SplitSummary]:
             spans[band] = min(low for low, _ in each), max(high for _, high in each)
     return {
         split: SplitSummary(
-            bands={name: _band_summary(name, band, spans.get(name)) for name, band in counts.bands.items()},
+            bands={
+                name: _band_summary(units[BANDS[name].sensor], band, spans.get(name))
+                for name, band in counts.bands.items()
+            },
             **counts.patches.summary(),
         )
         for split, counts in splits.items()
     }
 
 
-def _band_summary(name: str, counts: DnCounts | DecibelCounts, span: tuple[int, int] | None) -> BandSummary:
+def _band_summary(unit: str, counts: DnCounts | DecibelCounts, span: tuple[int, int] | None) -> BandSummary:
     pixels = counts.valid + counts.missing
-    common = BandSummary(BANDS[name].unit, pixels, counts.nodata, counts.nodata / pixels)
+    common = BandSummary(unit, pixels, counts.nodata, counts.nodata / pixels)
     if not counts.valid:
         return common
     (low, high), (mean, std) = counts.limits(), counts.moments()

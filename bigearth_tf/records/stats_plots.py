@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bigearth_tf.bands import BANDS
+from bigearth_tf.contract import archive_title
 from bigearth_tf.records.stats import BandSummary, RecordStatistics, SplitSummary, whole_file
-from bigearth_tf.statistics import DEFAULT_STATISTICS, published_statistics
+from bigearth_tf.statistics import default_statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +82,7 @@ def _legend(figure: Figure, handles: Mapping, place: str) -> None:
 
 def _title(statistics: RecordStatistics, text: str, splits: Mapping[str, SplitSummary]) -> str:
     patches = ", ".join(f"{name} {split.patches:,}" for name, split in splits.items())
-    return f"{text}\nBigEarthNet {statistics.archive_version}, patches: {patches}"
+    return f"{text}\n{archive_title(statistics.archive_version)}, patches: {patches}"
 
 
 def draw_bands(statistics: RecordStatistics) -> Figure:
@@ -123,9 +124,9 @@ def _draw_band(ax: Axes, name: str, splits: Mapping[str, BandSummary], version: 
         split, summary = next(iter(filled.items()))
         line = ax.axvline(summary.mean, color="black", linewidth=0.7)
         handles[f"mean of {split} (number: mean ± std)"] = line
-        table = published_statistics(DEFAULT_STATISTICS[version])
-        published = ax.axvline(table.mean[table.bands.index(name)], color="black", linewidth=0.7, linestyle=":")
-        handles[f"published mean\n({table.name})"] = published
+        if table := default_statistics(version):
+            published = ax.axvline(table.mean[table.bands.index(name)], color="black", linewidth=0.7, linestyle=":")
+            handles[f"published mean\n({table.name})"] = published
         digits = 0 if band.sensor == "s2" else 1
         text = f"{summary.mean:,.{digits}f} ± {summary.std:,.{digits}f}".replace("-", "−")
         ax.text(0.98, 0.96, text, fontsize=6.5, ha="right", va="top", transform=ax.transAxes)

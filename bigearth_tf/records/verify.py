@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from bigearth_tf.archive.entries import ArchiveIndex
+from bigearth_tf.archive.eurosat import Folds, index_eurosat
 from bigearth_tf.archive.lists import OFFICIAL_COUNTS
 from bigearth_tf.archive.metadata import index_archive
 from bigearth_tf.archive.patch import PatchPair
 from bigearth_tf.archive.tarball import TarIndex
+from bigearth_tf.contract import EUROSAT
 from bigearth_tf.errors import BigEarthError, ConfigError, RecordsError
 from bigearth_tf.nomenclature import nomenclature
 from bigearth_tf.records.checks import ArchiveCheck, PlaceCheck, RecordCheck
@@ -109,7 +111,7 @@ def verify_records(
     Raises:
         RecordsError: no manifest of this schema.
         ArchiveError: the archive roots cannot be indexed.
-        ConfigError: sample < 1.
+        ConfigError: sample < 1, or several roots for EuroSAT.
     """
     if sample is not None and sample < 1:
         raise ConfigError(f"a sample must be at least 1, got {sample}")
@@ -143,6 +145,11 @@ def verify_records(
 
 
 def _index(manifest: Manifest, against: Iterable[Path | str], tarballs: Iterable[TarIndex]) -> ArchiveIndex:
+    if manifest.contract.archive_version == EUROSAT:
+        roots = list(against)
+        if len(roots) != 1:
+            raise ConfigError(f"records of EuroSAT are compared with its one folder, got {len(roots)} roots")
+        return index_eurosat(roots[0], Folds(**manifest.selection[EUROSAT]))
     sensors = manifest.contract.band_set.sensors
     return index_archive(
         against,
@@ -164,7 +171,7 @@ def _selected(manifest: Manifest, index: ArchiveIndex) -> dict:
 def _read_all(folder: Path, manifest: Manifest, archive: ArchiveCheck | None, report: Report, progress) -> None:
     total = sum(s.records for s in manifest.shards)
     counts: dict[str, dict[str, np.ndarray]] = {}
-    checks = [RecordCheck(manifest), PlaceCheck(), *([archive] if archive else [])]
+    checks = [RecordCheck(manifest), PlaceCheck(manifest.contract.archive_version), *([archive] if archive else [])]
     for shard in manifest.shards:
         for i, pair in _read_shard(folder, shard, manifest, report):
             where = f"{shard.file}[{i}]"

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bigearth_tf.archive.metadata import index_archive
 from bigearth_tf.archive.tarball import TarIndex, index_tarball
+from bigearth_tf.contract import archive_title
 from bigearth_tf.errors import ConfigError, RecordsError
 from bigearth_tf.records.manifest import Manifest
 from bigearth_tf.records.partial import check_output, gather, open_partial, partial_folder
@@ -85,10 +86,7 @@ def write_records(
         include=include, limit=limit, area_fractions=area_fractions, on_bad_patch=on_bad_patch,
         tar_progress=tar_progress,
     )  # fmt: skip
-    with open_partial(out, plan, overwrite=overwrite) as (folder, head):
-        check_output(out, overwrite)  # planning takes a while, and another run may just have finished
-        write_shards(folder, head, range(len(head.shards)), workers=workers, progress=progress)
-        return gather(out, overwrite=overwrite)
+    return write_plan(plan, out, workers=workers, overwrite=overwrite, progress=progress)
 
 
 def plan_archive(
@@ -127,10 +125,20 @@ def plan_archive(
     return make_plan(index, unsplit=unsplit, area_fractions=area_fractions, **options)
 
 
+def write_plan(
+    plan: Plan, out: Path, *, workers: int = 1, overwrite: bool = False, progress: Progress | None = None
+) -> Manifest:
+    """Write all shards of a plan and their manifest; arguments and errors as for `write_records`."""
+    with open_partial(out, plan, overwrite=overwrite) as (folder, head):
+        check_output(out, overwrite)  # planning takes a while, and another run may just have finished
+        write_shards(folder, head, range(len(head.shards)), workers=workers, progress=progress)
+        return gather(out, overwrite=overwrite)
+
+
 def in_words(plan: Plan) -> str:
     """Say what a plan will write, such as `BigEarthNet v2: 950 pairs of S2 and S1 in 3 shards`."""
     what = "pairs of S2 and S1" if len(plan.sensors) == 2 else f"{plan.sensors[0].upper()} patches, no pairs,"
-    return f"BigEarthNet {plan.version}: {plan.patches:,} {what} in {len(plan.shards):,} shard(s)"
+    return f"{archive_title(plan.version)}: {plan.patches:,} {what} in {len(plan.shards):,} shard(s)"
 
 
 def _index_tarballs(tarballs: Mapping[str, Path | str], work: Path | None, progress) -> list[TarIndex]:

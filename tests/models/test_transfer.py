@@ -95,7 +95,7 @@ def test_a_model_with_a_new_head_comes_back_from_its_file(tmp_path):
 @pytest.mark.parametrize(
     ("classes", "error", "message"),
     [
-        (20, UnknownNameError, "43, 19"),
+        (20, UnknownNameError, "43 classes, 19 classes, 10 classes"),
         ("EuroSAT", UnknownNameError, "nomenclature 'EuroSAT'"),
         (("a", "b", "a"), ConfigError, "distinct"),
         ((), ConfigError, "distinct"),
