@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 PACKAGE = "bigearth_tf"
-VOCABULARY = frozenset({"errors", "bands", "nomenclature", "statistics", "contract"})
+VOCABULARY = frozenset({"errors", "bands", "nomenclature", "statistics", "contract", "calibration"})
 TOOLS = frozenset({"named", "quiet", "pictures"})
 
 # Which floors a module of a floor may import. The package's own __init__ may import anything.

@@ -1,20 +1,30 @@
-"""`bigearth-tf evaluate`: score a trained model on a split."""
+"""`bigearth-tf evaluate`: score a model on a split and write its result card, or compare cards."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from bigearth_tf.calibration import Calibration
 from bigearth_tf.cli import options
 from bigearth_tf.contract import ACCEPT_OVERLAP
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bigearth_tf.serving.bundle import Bundle
+    from bigearth_tf.training.compare import Comparison
+
 
 @click.command()
-@click.argument("run", type=options.PathType)
-@options.records_option
+@click.argument("paths", nargs=-1, required=True, type=options.PathType, metavar="MODEL | CARD...")
+@click.option("--records", type=options.PathType, help="Records folder, from `records write`.")
 @click.option("--split", default="test", show_default=True)
+@click.option("--out", type=options.PathType, metavar="CARD", help="Folder for the result card.")
+@options.overwrite_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="No score depends on it.")
 @options.threshold_option
 @click.option(
@@ -29,29 +39,88 @@ from bigearth_tf.contract import ACCEPT_OVERLAP
     default="",
     help=f"Score a model of the other archive version: say {ACCEPT_OVERLAP!r}.",
 )
-@click.option("--out", type=options.PathType, help="Also write the scores as JSON to this file.")
+@click.option(
+    "--bootstrap",
+    "resamples",
+    type=click.IntRange(min=0),
+    default=1000,
+    show_default=True,
+    help="How often patches are drawn for the 95 % intervals; 0 for none.",
+)
+@click.option("--explain", is_flag=True, help="Add to the card what the model looks at: ablation and Grad-CAM.")
+@click.option(
+    "--explain-patches",
+    "sample",
+    type=click.IntRange(min=0),
+    default=2000,
+    show_default=True,
+    help="Patches that the bands and sensors are taken from in turn; 0 for the whole split.",
+)
+@options.seed_option
+@click.option("--compare", is_flag=True, help="Compare result cards of the same patches, each with the first.")
 @options.json_option
 def evaluate(
-    run: Path,
+    paths: tuple[Path, ...],
+    records: Path | None,
+    out: Path | None,
+    resamples: int,
+    seed: int,
+    compare: bool,
+    explain: bool,
+    as_json: bool,
+    **settings,
+) -> None:
+    """Score MODEL over a whole split: a run folder, a .keras file, or a bundle that `export` wrote.
+
+    Precision, recall, F0.5, F1, F2 and Jaccard (micro, macro, weighted, per sample, per class), exact average
+    precision (micro, macro, per class), ranking and subset scores, with bootstrap intervals. --out writes a result
+    card: card.html, card.md, card.json, pictures, and predictions.npz.
+
+    With --explain the card also tells what the model looks at: how much average precision it loses without each band
+    and sensor, and where in some patches the evidence lies (Grad-CAM).
+
+    With --compare, tell whether the models of CARDs differ by more than chance: a paired bootstrap.
+    """
+    if compare:
+        if records or out or explain:
+            raise click.UsageError("--compare takes result cards alone, without --records, --out and --explain.")
+        _compare(paths, resamples, seed, as_json)
+        return
+    if len(paths) != 1:
+        raise click.UsageError("Score one model at a time; --compare takes several result cards.")
+    if records is None:
+        raise click.UsageError("Missing option '--records': the records to score the model on.")
+    if explain and out is None:
+        raise click.UsageError("--explain adds to the result card; say where it shall be with --out.")
+    _score(paths[0], records, out, resamples, seed, explain, as_json, **settings)
+
+
+def _score(
+    path: Path,
     records: Path,
+    out: Path | None,
+    resamples: int,
+    seed: int,
+    explain: bool,
+    as_json: bool,
+    *,
     split: str,
+    overwrite: bool,
     batch_size: int,
-    threshold: float,
+    threshold: float | None,
     sensors: tuple[str, ...],
     accept: str,
-    out: Path | None,
-    as_json: bool,
+    sample: int,
 ) -> None:
-    """Score the model of RUN (a run folder or .keras file) over a whole split.
-
-    Precision, recall, F1 and F2 (micro, macro, per sample, per class), exact average precision (micro, macro),
-    Hamming loss, and the prevalence: what random scores reach as micro average precision.
-    """
     options.start_tensorflow()
+    from bigearth_tf.training.card_build import build_card
     from bigearth_tf.training.evaluate import evaluate as score
-    from bigearth_tf.training.fit import load_run_model
+    from bigearth_tf.training.explain import explain as explain_model
+    from bigearth_tf.training.result_card import check_output, write_card
 
-    model = load_run_model(run)
+    if out:
+        check_output(out, overwrite)
+    model = _open_model(path)
     with options.progress_bar("evaluate") as report:
         result = score(
             model,
@@ -63,14 +132,100 @@ def evaluate(
             accept=accept,
             progress=report,
         )
+    explanation = None
+    if explain:
+        with options.progress_bar("explain") as report:
+            explanation = explain_model(
+                model, result, records, sample=sample or None, seed=seed, batch_size=batch_size, progress=report
+            )
+    with options.progress_bar("bootstrap", "resamples") as report:
+        card = build_card(result, records, resamples=resamples, seed=seed, explanation=explanation, progress=report)
     if out:
-        out.write_text(json.dumps(result.to_dict(), indent=1) + "\n", "utf-8")
+        write_card(card, out, overwrite=overwrite)
     if as_json:
-        options.print_json(result.to_dict())
+        options.print_json(card.data)
         return
     console = options.console()
-    console.print(options.class_table(result.per_class, f"{model.model_name}, {split}, threshold {threshold:g}"))
+    at = f"threshold {result.threshold:g}" if result.threshold is not None else "a threshold per class"
+    console.print(options.class_table(result.per_class, f"{result.model_name}, {split}, {at}"))
     shown = " and ".join(sensor.upper() for sensor in result.sensors)
-    console.print(options.score_table(result.scores, f"{result.patches} patches, {shown}"))
+    drawn = card.data["bootstrap"]
+    title = f"{result.patches} patches, {shown}"
+    if drawn:
+        title += f"; in brackets: {drawn['level']:.0%} intervals of {resamples} draws"
+    console.print(options.score_table(result.scores, title, drawn["scores"] if drawn else None))
+    if lacking := result.classes_without_positives:
+        console.print(
+            f"{len(lacking)} of {len(result.per_class)} classes have no patch here: macro average precision leaves "
+            "them out, other macro scores count them as 0"
+        )
     if result.overlap:
         console.print("The model is of the other archive version: it was trained on patches of this split.")
+    if out:
+        console.print(f"result card: {out / 'card.html'}", soft_wrap=True)
+
+
+def _open_model(path: Path):
+    """Open a run folder, a .keras file or a bundle."""
+    from bigearth_tf.errors import ConfigError
+    from bigearth_tf.serving.bundle import Bundle, find_bundle
+    from bigearth_tf.training.fit import MODEL_FILE, load_run_model
+
+    if not path.is_dir() or (path / MODEL_FILE).is_file():
+        return load_run_model(path)
+    try:
+        find_bundle(path)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{path} is no run folder (no {MODEL_FILE}; `bigearth-tf train` makes one) and no bundle: {error}"
+        ) from None
+    return _Served(Bundle(path))
+
+
+class _Served:
+    """A bundle as `evaluate` takes it."""
+
+    def __init__(self, bundle: Bundle):
+        self._bundle = bundle
+        self.model_name = bundle.path.parent.name  # <model>/<version>
+        self.contract = bundle.contract
+        plain = Calibration.plain(len(bundle.contract.nomenclature))  # what a bundle without a calibration has
+        self.calibration = None if bundle.calibration == plain else bundle.calibration
+
+    def predict(self, grids: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self._bundle.predict(**grids)
+
+
+def _compare(cards: tuple[Path, ...], resamples: int, seed: int, as_json: bool) -> None:
+    from bigearth_tf.training.compare import compare_cards
+
+    with options.progress_bar("bootstrap", "resamples") as report:
+        comparisons = compare_cards(cards, resamples=resamples, seed=seed, progress=report)
+    if as_json:
+        options.print_json([comparison.to_dict() for comparison in comparisons])
+        return
+    for comparison in comparisons:
+        options.console().print(_comparison_table(comparison))
+
+
+def _comparison_table(comparison: Comparison):
+    from rich.table import Table
+
+    table = Table(
+        title=f"{comparison.other} ({comparison.other_model}) against {comparison.first} ({comparison.first_model}): "
+        f"{comparison.patches} patches drawn {comparison.resamples} times",
+        title_justify="left",
+    )
+    for column in ("score", "first", "other", "difference", "95 % interval", "p", "differs"):
+        table.add_column(column, justify="left" if column in ("score", "differs") else "right")
+    for row in comparison.differences:
+        table.add_row(
+            row.metric.replace("_", " "),
+            options.format_score(row.first),
+            options.format_score(row.other),
+            f"{row.difference:+.4f}",
+            f"{row.low:+.4f} to {row.high:+.4f}",
+            f"{row.p:.3f}",
+            "yes" if row.significant else "not more than by chance",
+        )
+    return table

@@ -6,7 +6,7 @@ import difflib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,7 @@ seed_option = click.option("--seed", default=0, show_default=True, help="Seed of
 threshold_option = click.option(
     "--threshold",
     type=click.FloatRange(0, 1),
-    default=0.5,
-    show_default=True,
-    help="A label is predicted where its probability is at least this.",
+    help="A label is predicted where its probability is at least this.  [default: those in the model, or 0.5]",
 )
 
 
@@ -162,18 +160,29 @@ def human_bytes(size: int) -> str:
     return decimal(size)
 
 
-def score_table(scores: dict[str, float | None], title: str):
-    """Return a rich table of scores: one row per metric, one column per average."""
+def score_table(
+    scores: dict[str, float | None], title: str, intervals: Mapping[str, Sequence[float] | None] | None = None
+):
+    """Return a rich table of scores: one row per metric, one column per average, with intervals if there are any."""
     from rich.table import Table
 
+    def cell(name: str) -> str:
+        if name not in scores:
+            return ""
+        bounds = (intervals or {}).get(name)
+        return format_score(scores[name]) + (f" ({bounds[0]:.3f}-{bounds[1]:.3f})" if bounds else "")
+
     table = Table(title=title, title_justify="left")
-    averages = ("micro", "macro", "samples")
+    averages = ("micro", "macro", "weighted", "samples")
     for column in ("score", *averages):
         table.add_column(column, justify="left" if column == "score" else "right")
-    for metric in ("precision", "recall", "f1", "f2", "average_precision", "prevalence"):
-        values = [scores.get(f"{metric}_{average}", "") for average in averages]
-        table.add_row(metric.replace("_", " "), *(format_score(v) for v in values))
-    table.add_row("hamming loss", format_score(scores["hamming_loss"]), "", "")
+    averaged = ("precision", "recall", "f05", "f1", "f2", "jaccard", "average_precision", "prevalence")
+    for metric in averaged:
+        table.add_row(_metric_title(metric), *(cell(f"{metric}_{average}") for average in averages))
+    table.add_section()
+    for metric in scores:
+        if metric.rpartition("_")[2] not in averages:
+            table.add_row(_metric_title(metric), cell(metric), "", "", "")
     return table
 
 
@@ -181,14 +190,18 @@ def class_table(per_class: dict[str, dict], title: str):
     """Return a rich table of per-class scores."""
     from rich.table import Table
 
-    metrics = ("support", "precision", "recall", "f1", "f2", "average_precision")
+    metrics = ("support", "precision", "recall", "f05", "f1", "f2", "jaccard", "average_precision")
     table = Table(title=title, title_justify="left")
     table.add_column("class")
     for metric in metrics:
-        table.add_column({"average_precision": "AP"}.get(metric, metric), justify="right")
+        table.add_column("AP" if metric == "average_precision" else _metric_title(metric), justify="right")
     for name, row in per_class.items():
         table.add_row(name, *(format_score(row[metric]) for metric in metrics))
     return table
+
+
+def _metric_title(name: str) -> str:
+    return {"f05": "f0.5"}.get(name, name.replace("_", " "))
 
 
 def format_score(value) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 
 import keras
 import numpy as np
 
+from bigearth_tf.calibration import Calibration, PatchLabels
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError, UnknownNameError
 
@@ -21,6 +23,8 @@ class PatchClassifier(keras.Model):
         model_name: name in the registry.
         contract: what it takes and returns.
         options: options it was created with.
+        calibration: temperature and thresholds that were fitted to it, None where there are none. It is saved with the
+            model. Training further does not change it, so fit it again then. A new head drops it.
     """
 
     def __init__(self, inputs, outputs, *, model_name: str, contract: DataContract, options: dict, **kwargs):
@@ -28,6 +32,7 @@ class PatchClassifier(keras.Model):
         self.model_name = model_name
         self._contract = contract.to_dict()  # plain JSON types: Keras would wrap a dataclass's containers
         self._options = dict(options)
+        self._calibration = ""  # JSON text, for the same reason
 
     @property
     def contract(self) -> DataContract:
@@ -36,6 +41,44 @@ class PatchClassifier(keras.Model):
     @property
     def options(self) -> dict:
         return _plain(self._options)
+
+    @property
+    def calibration(self) -> Calibration | None:
+        return Calibration.from_dict(json.loads(self._calibration)) if self._calibration else None
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        classes = len(self.contract.nomenclature)
+        if calibration is not None and len(calibration.thresholds) != classes:
+            raise ConfigError(
+                f"a calibration has a threshold for each class; {self.model_name} has {classes} classes, got "
+                f"{len(calibration.thresholds)} thresholds"
+            )
+        self._calibration = json.dumps(calibration.to_dict()) if calibration else ""
+
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """Return (batch, classes) float64 probabilities of logits, at the calibration's temperature."""
+        return self._decisions.probabilities(logits)
+
+    def predict_labels(self, grids: Mapping[str, np.ndarray]) -> list[PatchLabels]:
+        """Return the labels of patches, and of which classes the model is unsure.
+
+        Args:
+            grids: grid name -> (batch, size, size, bands) raw values, as for `complete`.
+
+        Returns:
+            For each patch the classes that reach their threshold, 0.5 without a calibration.
+
+        Raises:
+            UnknownNameError: the model has no such grid.
+            ConfigError: nothing is given, a sensor is given in part, or the arrays differ in their number of patches.
+        """
+        logits = np.asarray(self.predict_on_batch(self.complete(grids)))
+        return self._decisions.labels(self.calibrated(logits), self.contract.nomenclature.names)
+
+    @property
+    def _decisions(self) -> Calibration:
+        return self.calibration or Calibration.plain(len(self.contract.nomenclature))
 
     def complete(self, grids: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return all inputs of the model, with zeros for a sensor that was not given: the model takes it as absent.
@@ -75,12 +118,13 @@ class PatchClassifier(keras.Model):
         }
 
     def get_config(self) -> dict:
-        """Return what rebuilds the graph: registry name, contract and options."""
+        """Return what rebuilds the graph: registry name, contract and options; and the calibration."""
         return {
             "name": self.name,
             "model_name": self.model_name,
             "contract": self.contract.to_dict(),
             "options": self.options,
+            "calibration": json.loads(self._calibration or "null"),
         }
 
     @classmethod
@@ -88,7 +132,10 @@ class PatchClassifier(keras.Model):
         from bigearth_tf.models.registry import build_model
 
         contract = DataContract.from_dict(config["contract"])
-        return build_model(config["model_name"], contract, name=config["name"], **config["options"])
+        model = build_model(config["model_name"], contract, name=config["name"], **config["options"])
+        if config.get("calibration"):  # older files have none
+            model.calibration = Calibration.from_dict(config["calibration"])
+        return model
 
 
 def _plain(value):

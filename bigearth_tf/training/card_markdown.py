@@ -1,0 +1,32 @@
+"""A result card as Markdown, with its pictures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from bigearth_tf.training.card_text import Picture, Table, sections, title
+
+if TYPE_CHECKING:
+    from bigearth_tf.training.result_card import ResultCard
+
+
+def card_markdown(card: ResultCard, pictures: Iterable[str]) -> str:
+    """Return a card as Markdown that shows the pictures beside it."""
+    lines = [f"# {title(card)}", "", f"Result card, {card.data['created']}. Predictions: predictions.npz.", ""]
+    for section in sections(card, pictures):
+        lines += [f"## {section.title}", ""]
+        for block in section.blocks:
+            if isinstance(block, Table):
+                ends = ["---" if i in block.words else "---:" for i in range(len(block.header))]
+                lines += [_row(block.header), _row(ends), *map(_row, block.rows)]
+            elif isinstance(block, Picture):
+                lines += [f"![{block.caption}]({block.file})", "", block.caption]
+            else:
+                lines.append(block)
+            lines.append("")
+    return "\n".join(lines)
+
+
+def _row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
