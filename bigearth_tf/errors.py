@@ -12,6 +12,8 @@
     |-- UnknownNameError (ValueError)  a model, band, class or option that does not exist; lists the nearest
     |-- ConfigError (ValueError)     a value that cannot be
     |-- DownloadError (OSError)      a published file could not be fetched whole and unchanged
+    |-- DivergedError (FloatingPointError)   the loss became NaN or infinite; names the batch
+    |-- RunStoppedError (InterruptedError)   a signal stopped a training, which can go on from its checkpoint
     |-- OutputError (OSError)        the output cannot be written: full disk, read-only folder
     `-- OutputExistsError (FileExistsError)  would overwrite; needs overwrite=True / --overwrite
 
@@ -84,6 +86,22 @@ class ConfigError(BigEarthError, ValueError):
 
 class DownloadError(BigEarthError, OSError):
     """A published file could not be fetched whole and unchanged."""
+
+
+class DivergedError(BigEarthError, FloatingPointError):
+    """The loss of a training became NaN or infinite."""
+
+
+class RunStoppedError(BigEarthError, InterruptedError):
+    """A signal stopped a training; it can go on from its checkpoint.
+
+    Attributes:
+        signal: number of the signal.
+    """
+
+    def __init__(self, message: str, signal: int = 15):
+        super().__init__(message)
+        self.signal = signal
 
 
 class OutputError(BigEarthError, OSError):

@@ -5,10 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 _COLUMNS = 4
+_LINES = 16  # of labels below a patch; an untrained model may predict every class
+_RIGHT, _WRONG, _MISSED = "green", "red", "darkorange"
 
 
 def true_color(bands: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -39,7 +42,7 @@ def views(bands: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def patch_sheet(
-    path: Path | str,
+    path: Path | str | BinaryIO,
     patches: Sequence[Mapping[str, np.ndarray]],
     true: Sequence[Sequence[str]],
     predicted: Sequence[Sequence[str]] | None = None,
@@ -48,10 +51,10 @@ def patch_sheet(
     """Write a PNG of patches, each as true colour and radar, with their labels.
 
     Args:
-        path: PNG file.
+        path: PNG file, or an open one.
         patches: for each patch, band name -> pixels.
         true: true labels.
-        predicted: predicted labels; right ones are written in green, wrong and missed ones in red.
+        predicted: predicted labels; right ones are written in green, wrong ones in red, missed ones in orange.
         titles: patch names.
     """
     from matplotlib.figure import Figure
@@ -84,13 +87,18 @@ def _write_labels(ax, true: Sequence[str], predicted: Sequence[str] | None) -> N
     lines: list[tuple[str, str]] = [("true:", "black"), *((f"  {name}", "black") for name in true)]
     if predicted is not None:
         lines.append(("predicted:", "black"))
-        lines += [(f"  {name}", "green" if name in true else "red") for name in predicted]
-        lines += [(f"  missed: {name}", "red") for name in true if name not in predicted]
-    y = 1.0
-    for text, color in lines:
-        for part in textwrap.wrap(text, 46, initial_indent="", subsequent_indent="    ", drop_whitespace=False):
-            ax.text(0.0, y, part, fontsize=6, color=color, transform=ax.transAxes, va="top")
-            y -= 0.085
+        lines += [(f"  {name}", _RIGHT) for name in predicted if name in true]
+        lines += [(f"  missed: {name}", _MISSED) for name in true if name not in predicted]
+        lines += [(f"  {name}", _WRONG) for name in predicted if name not in true]
+    parts = [
+        (part, color)
+        for text, color in lines
+        for part in textwrap.wrap(text, 46, initial_indent="", subsequent_indent="    ", drop_whitespace=False)
+    ]
+    if len(parts) > _LINES:
+        parts[_LINES - 1 :] = [(f"  … {len(parts) - _LINES + 1} more lines", "black")]
+    for i, (part, color) in enumerate(parts):
+        ax.text(0.0, 1 - 0.085 * i, part, fontsize=6, color=color, transform=ax.transAxes, va="top")
 
 
 def training_curves(path: Path | str, history: Sequence[Mapping[str, float]]) -> None:
@@ -103,7 +111,7 @@ def training_curves(path: Path | str, history: Sequence[Mapping[str, float]]) ->
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    names = [n for n in dict.fromkeys(k for row in history for k in row) if n not in ("epoch", "learning_rate", "lr")]
+    names = [n for n in dict.fromkeys(k for row in history for k in row) if n == "loss" or n.startswith("val_")]
     losses = [n for n in names if n.endswith("loss")]
     scores = [n for n in names if n not in losses]
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -124,4 +132,35 @@ def training_curves(path: Path | str, history: Sequence[Mapping[str, float]]) ->
             ax.legend(fontsize=8)
         else:
             ax.text(0.5, 0.5, "no validation split", ha="center", transform=ax.transAxes)
+    figure.savefig(path, dpi=110)
+
+
+def compared_curves(path: Path | str, histories: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+    """Write a PNG of loss and validation scores by epoch, a line for each run.
+
+    Args:
+        path: PNG file.
+        histories: name of a run -> one row of values per epoch.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    names = dict.fromkeys(name for rows in histories.values() for row in rows for name in row)
+    shown = [name for name in names if name == "loss" or name.startswith("val_")]
+    columns = min(3, max(1, len(shown)))
+    lines = -(-max(1, len(shown)) // columns)
+    figure = Figure(figsize=(4.5 * columns, 3.4 * lines + 0.4 * len(histories)), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).flat
+    for name, ax in zip(shown, axes, strict=False):
+        for run, rows in histories.items():
+            known = [row for row in rows if name in row]
+            ax.plot([row["epoch"] + 1 for row in known], [row[name] for row in known], "o-", ms=3, label=run)
+        ax.set_title(name.removeprefix("val_").replace("_", " ") + (", validation" if name != "loss" else ", training"))
+        ax.set_xlabel("epoch")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(alpha=0.3)
+    for ax in list(axes):
+        ax.axis("off")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", fontsize=8)
     figure.savefig(path, dpi=110)

@@ -89,18 +89,23 @@ def test_patch_sheet_of_one_sensor_without_predictions(bands, tmp_path):
 
 
 def tints(path) -> set[str]:
-    """Return which of green and red a picture shows; small letters are blended with the paper."""
+    """Return which of green, red and orange a picture shows; small letters are blended with the paper."""
     red, green, blue = read_png(path).astype(int).reshape(-1, 3).T
-    found = {"green": green - np.maximum(red, blue), "red": red - np.maximum(green, blue)}
+    found = {
+        "green": green - np.maximum(red, blue),
+        "red": np.where(abs(green - blue) < 20, red - green, 0),
+        "orange": np.where(red > green, green - blue, 0),
+    }
     return {name for name, excess in found.items() if excess.max() > 50}
 
 
-def test_right_labels_are_green_and_wrong_ones_red(tmp_path):
+def test_right_labels_are_green_wrong_ones_red_and_missed_ones_orange(tmp_path):
     gray = {name: np.full((120, 120), 100, np.uint16) for name in ("B02", "B03", "B04")}
     for name, predicted, expected in (
         ("right", [["Pastures"]], {"green"}),
         ("wrong", [["Pastures", "Arable land"]], {"green", "red"}),
-        ("missed", [[]], {"red"}),
+        ("missed", [[]], {"orange"}),
+        ("missed among wrong ones", [[f"wrong {i}" for i in range(99)]], {"orange", "red"}),
         ("none", None, set()),
     ):
         patch_sheet(tmp_path / f"{name}.png", [gray], [["Pastures"]], predicted)

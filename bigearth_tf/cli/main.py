@@ -1,6 +1,7 @@
 """`bigearth-tf`: the group of all commands, and what happens to errors.
 
-Exit codes: 0 done, 1 failure, 2 wrong usage. TensorFlow is imported inside the commands that need it.
+Exit codes: 0 done, 1 failure, 2 wrong usage. A training that a signal stopped with a checkpoint: 75 (EX_TEMPFAIL of
+sysexits.h: start it again, with --resume), or 130 after Ctrl-C. TensorFlow is imported in the commands that need it.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 
 import click
 
 from bigearth_tf import __version__
 from bigearth_tf.cli.options import Group
-from bigearth_tf.errors import BigEarthError, UnknownNameError
+from bigearth_tf.errors import BigEarthError, RunStoppedError, UnknownNameError
+
+STOPPED, INTERRUPTED = 75, 130
 
 # command -> (module, one-line help shown without importing it)
 _COMMANDS = {
@@ -22,8 +26,12 @@ _COMMANDS = {
     "archive": "Download an archive, look into it, or write a synthetic one.",
     "records": "Convert an archive to TFRecord shards; prove, describe and show them.",
     "models": "List the models of the zoo and published weights, show a model.",
-    "train": "Train a model on records.",
-    "evaluate": "Score a trained model on a split.",
+    "recipes": "List the recipes of published results, show one.",
+    "train": "Train a model on records, or go on with a run that was cut off.",
+    "tune": "Search for better settings of a recipe.",
+    "runs": "List and compare runs.",
+    "evaluate": "Score a trained model on a split and write its result card; compare cards.",
+    "calibrate": "Fit temperature and thresholds on validation and store them in the model.",
     "export": "Write a SavedModel bundle for TensorFlow Serving.",
     "predict": "Predict the labels of GeoTIFF patches with a bundle.",
 }
@@ -76,6 +84,8 @@ def main(args: list[str] | None = None) -> None:
         if debug:
             raise
         code = _fail(str(error), code=2)
+    except RunStoppedError as error:
+        code = _fail(str(error), code=INTERRUPTED if error.signal == signal.SIGINT else STOPPED)
     except (BigEarthError, OSError, MemoryError) as error:
         if debug:
             raise

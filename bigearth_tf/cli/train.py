@@ -10,108 +10,150 @@ import click
 
 from bigearth_tf.cli import options
 from bigearth_tf.contract import RESAMPLINGS
-from bigearth_tf.statistics import PUBLISHED_STATISTICS
+from bigearth_tf.errors import UnknownNameError
+from bigearth_tf.models.catalog import MODEL_OPTIONS, list_models
+from bigearth_tf.records.manifest import Manifest
+from bigearth_tf.training.config import MONITORS, PRECISIONS, TrainConfig
+from bigearth_tf.training.recipe import Recipe, list_recipes, load_recipe, parse_settings
+from bigearth_tf.training.run_folder import CONFIG_FILE, RunFolder
+
+# settings with an option of their own; every other one is given with --set
+_SHORTCUTS = (
+    ("epochs", click.IntRange(min=1), "Passes over the training split."),
+    ("batch_size", click.IntRange(min=1), "Patches per step, over all devices and hosts."),
+    ("learning_rate", click.FloatRange(0, min_open=True), "Peak value."),
+    ("optimizer", str, "adam, adamw(weight_decay=0.01), sgd(momentum=0.9), lion, ...; tfa:NAME on the addons stack."),
+    ("schedule", str, "cosine(warmup=0.05), constant, steps(at=(24,), factor=0.1), ..."),
+    ("loss", str, "bce, bce(weights=balanced), focal, asymmetric, softmax."),
+    ("classes", click.Choice(["19", "43", "10"]), "43: v1 only; 10: EuroSAT."),
+    ("statistics", str, "Published means and deviations by name, or records: those of the training split."),
+    ("resampling", click.Choice(RESAMPLINGS), "How 20 m bands reach 10 m."),
+    ("weights", str, "Start from a run folder, a .keras file, imagenet, or published weights by name."),
+    ("freeze", str, "backbone: train the head alone; or the first layer that trains."),
+    (
+        "augment",
+        str,
+        "none, or some of dihedral, crop(scale=0.5), gain_offset(gain=0.1, offset=50), speckle(looks=4), "
+        "mixup(alpha=0.2), cutmix(alpha=1), band_dropout(rate=0.1), modality_dropout(rate=0.2); options shown are the "
+        "default.",
+    ),
+    ("precision", click.Choice(PRECISIONS), "Mixed precision pays on a GPU."),
+    ("cache", str, "memory, or a folder on a local disk that the records are copied to."),
+    ("on_corrupt", click.Choice(["raise", "skip"]), "skip: leave out damaged records and name them."),
+    ("train_split", str, "Split to learn from."),
+    ("validation_split", str, "Split that picks the best epoch."),
+    ("seed", int, "Seed of weights, order, augmentation and dropout."),
+)
+
+
+def _shortcuts(command):
+    """Add the options above; those that are not given leave the setting as the recipe has it."""
+    for name, kind, help_text in reversed(_SHORTCUTS):
+        default = TrainConfig.__dataclass_fields__[name].default
+        default = "dihedral" if default is True else default
+        if default != "":
+            help_text += f"  [default: the recipe's, or {default}]"
+        metavar = "TEXT" if kind is str else None
+        command = click.option(f"--{name.replace('_', '-')}", name, type=kind, help=help_text, metavar=metavar)(command)
+    return command
 
 
 @click.command()
-@click.argument("model")
-@options.records_option
-@click.option("--out", required=True, type=options.PathType, help="Run folder to make.")
-@click.option("--epochs", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
-@click.option(
-    "--learning-rate", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="Peak value."
-)
-@click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd"]), default="adam", show_default=True)
-@click.option("--schedule", type=click.Choice(["cosine", "constant"]), default="cosine", show_default=True)
-@click.option("--classes", type=click.Choice(["19", "43"]), default="19", show_default=True, help="43: v1 only.")
-@click.option(
-    "--statistics",
-    type=click.Choice(PUBLISHED_STATISTICS),
-    help="Published means and standard deviations.  [default: those of the archive version]",
-)
-@click.option(
-    "--resampling",
-    type=click.Choice(RESAMPLINGS),
-    default="nearest",
-    show_default=True,
-    help="How 20 m bands reach 10 m.",
-)
-@click.option(
-    "--augment",
-    default="dihedral",
-    show_default=True,
-    metavar="NAMES",
-    help="none, or some of dihedral, crop(scale=0.5), gain_offset(gain=0.1, offset=50), speckle(looks=4), "
-    "mixup(alpha=0.2), cutmix(alpha=1), band_dropout(rate=0.1), modality_dropout(rate=0.2); options shown are the "
-    "default.",
-)
-@click.option("--train-split", default="train", show_default=True)
-@click.option("--validation-split", default="validation", show_default=True, help="Picks the best epoch.")
-@click.option("--cache", metavar="memory|DIR", help="Keep the records in memory, or copy them to a local disk first.")
-@click.option(
-    "--on-corrupt",
-    type=click.Choice(["raise", "skip"]),
-    default="raise",
-    show_default=True,
-    help="skip: leave out damaged records and name them.",
-)
-@click.option("--mixed-precision", is_flag=True, help="Compute in float16 on a GPU.")
+@click.argument("what", required=False, metavar="MODEL|RECIPE")
+@click.option("--records", type=options.PathType, help="Records folder, from `records write`.")
+@click.option("--out", type=options.PathType, help="Run folder to make.")
+@click.option("--resume", "resumed", type=options.PathType, metavar="RUN", help="Go on with a run that was cut off.")
+@_shortcuts
 @click.option(
     "--set",
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Option of the model: fusion of late models (concat, sum, gated, cross_attention), dropout and dense_units "
-    "of shallow_cnn, k_branch_cnn and VGG, conv_dropout of the first two, head_dropout of all.",
+    help="Any other setting (accumulate, ema, xla, deterministic, metric_loss, metrics, monitor, patience, "
+    "checkpoint_minutes) or option of the model (dropout, dense_units, head_dropout, fusion, ...).",
 )
-@click.option("--seed", default=42, show_default=True, help="Seed of weights, order and augmentation.")
+@click.option("--devices", metavar="N|all", help="Devices of this host to train on.  [default: 1]")
+@click.option(
+    "--hosts", metavar="NAME:PORT,...", help="All hosts that train together; the first writes the run folder."
+)
+@click.option("--host", type=click.IntRange(min=0), default=0, help="Which of --hosts this is, from 0.")
 @options.overwrite_option
 def train(
-    model: str,
-    records: Path,
-    out: Path,
-    classes: str,
-    augment: str,
+    what: str | None,
+    records: Path | None,
+    out: Path | None,
+    resumed: Path | None,
     assignments: tuple[str, ...],
+    devices: str | None,
+    hosts: str | None,
+    host: int,
     overwrite: bool,
-    **settings,
+    **shortcuts,
 ) -> None:
-    """Train MODEL (see `bigearth-tf models list`) on records and write a run folder.
+    """Train a model on records and write a run folder.
 
-    The run folder holds the best model (model.keras), the config, the data contract, versions, history.csv,
-    curves.png and TensorBoard logs.
+    MODEL is a name from `bigearth-tf models list`; RECIPE one from `bigearth-tf recipes list`, or a TOML file.
+
+    The run folder holds the best model (model.keras), the config, the data contract, versions, history.csv, curves.png,
+    checkpoints and TensorBoard logs. TERM, USR1 and Ctrl-C stop a run with a checkpoint and exit code 75 (Ctrl-C: 130);
+    after them, or a kill, `train --resume RUN` goes on.
     """
+    shortcuts = {name: value for name, value in shortcuts.items() if value is not None}
+    where = (devices, tuple(filter(None, (hosts or "").split(","))), host)
+    if resumed:
+        if shortcuts or assignments or what or out or overwrite:
+            raise click.UsageError(
+                "--resume goes on with the run's settings; beside it --records, if they moved."
+            )
+        epochs = RunFolder(resumed).read(CONFIG_FILE)["epochs"]
+        _run(resumed, epochs, where, lambda fit, **how: fit.resume(resumed, records=records, **how))
+        return
+    if not what or not records or not out:
+        raise click.UsageError("name a MODEL or RECIPE, --records and --out; or --resume RUN.")
+    if "classes" in shortcuts:
+        shortcuts["classes"] = int(shortcuts["classes"])
+    if shortcuts.get("augment") == "none":
+        shortcuts["augment"] = False
+    recipe = _recipe(what)
+    settings = {**shortcuts, **parse_settings(assignments, MODEL_OPTIONS)}
+    RunFolder(out).check_new(overwrite)  # before TensorFlow starts
+    version = Manifest.load(records).contract.archive_version
+    if recipe.archive and recipe.archive != version:
+        note = f"{recipe.name} is for records of {recipe.archive}, these are of {version}"
+        click.echo(f"note: {note}: its published scores do not compare", err=True)
     options.start_tensorflow()
-    from bigearth_tf.pictures import training_curves
-    from bigearth_tf.training.config import TrainConfig
-    from bigearth_tf.training.fit import fit
+    config = recipe.train_config(settings)
+    _run(out, config.epochs, where, lambda fit, **how: fit.fit(config, records, out, overwrite=overwrite, **how))
 
-    config = TrainConfig(
-        model=model,
-        classes=int(classes),
-        augment=augment if augment != "none" else False,
-        model_options=dict(_assignment(text) for text in assignments),
-        **settings,
-    )
-    with epoch_progress(config.epochs) as report:
-        run = fit(config, records, out, overwrite=overwrite, progress=report)
+
+def _recipe(what: str) -> Recipe:
+    """Return the recipe of a name or file; a model's name is a recipe with nothing but the model."""
+    if what in list_models():
+        return Recipe(what, {"model": what})
+    if not what.endswith(".toml") and what not in list_recipes():
+        raise UnknownNameError("model or recipe", what, [*list_recipes(), *list_models()])
+    return load_recipe(what)
+
+
+def _run(out: Path, epochs: int, where: tuple[str | None, tuple[str, ...], int], start: Callable) -> None:
+    """Train with progress on the terminal, and say what came of it; the chief alone speaks."""
+    options.start_tensorflow()
+    from bigearth_tf.training.distribution import open_distribution
+
+    devices, hosts, host = where
+    distribution = open_distribution(int(devices) if devices and devices.isdecimal() else devices, hosts, host)
+    from bigearth_tf.pictures import training_curves
+    from bigearth_tf.training import fit
+
+    if not distribution.chief:
+        start(fit, distribution=distribution)
+        return
+    with epoch_progress(epochs) as report:
+        run = start(fit, distribution=distribution, progress=report)
     training_curves(out / "curves.png", run.history)
     best = run.history[run.best_epoch]
-    values = ", ".join(f"{name} {value:.4f}" for name, value in best.items() if "loss" in name or "val" in name)
-    click.echo(f"best epoch {run.best_epoch + 1} of {config.epochs}: {values}; run in {out}")
-
-
-def _assignment(text: str) -> tuple[str, int | float | str]:
-    key, separator, value = text.partition("=")
-    if not separator or not key:
-        raise click.BadParameter(f"{text!r} is not KEY=VALUE", param_hint="--set")
-    for kind in (int, float):
-        try:
-            return key, kind(value)
-        except ValueError:
-            continue
-    return key, value
+    values = ", ".join(f"{name} {value:.4f}" for name, value in best.items() if name == "loss" or name in MONITORS)
+    click.echo(f"best epoch {run.best_epoch + 1} of {run.config.epochs}: {values}; run in {out}")
 
 
 @contextmanager

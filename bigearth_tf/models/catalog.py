@@ -18,6 +18,8 @@ from bigearth_tf.models.published import Score, published_scores
 CATALOG_FILE = Path(__file__).with_name("catalog.json")
 CATALOG_CLASSES = 19  # classes of the models whose parameters and FLOPs are in the file
 FUSIONS = ("concat", "sum", "gated", "cross_attention")
+# every option that some model of the zoo takes
+MODEL_OPTIONS = ("conv_dropout", "dense_units", "dropout", "fusion", "head_dropout", "join_dropout", "stride")
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,12 @@ def out(capfd, *arguments, code=0):
     return capfd.readouterr()
 
 
+COMMANDS = [
+    *("demo", "archive", "records", "models", "recipes", "train", "tune", "runs"),
+    *("evaluate", "calibrate", "export", "predict"),
+]
+
+
 def test_help_is_instant_and_loads_no_tensorflow():
     for arguments in (["--help"], ["records", "write", "--help"], ["predict", "--help"], ["demo", "--help"]):
         code = (
@@ -62,7 +68,7 @@ def test_module_is_the_command_line():
     assert process.stdout.startswith("bigearth-tf, version ")
 
 
-@pytest.mark.parametrize("command", ["demo", "archive", "records", "models", "train", "evaluate", "export", "predict"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(capfd, command):
     assert "Usage: bigearth-tf " + command in out(capfd, command, "--help").out
 
@@ -137,11 +143,12 @@ def test_run_folder_evaluation_and_prediction(work, archive, capfd, tmp_path):
     assert {"model.keras", "config.json", "contract.json", "history.csv", "curves.png"} <= {
         p.name for p in (work / "run").iterdir()
     }
-    text = out(capfd, "evaluate", work / "run", "--records", work / "records", "--out", tmp_path / "scores.json").out
-    assert "average precision" in text
-    scores = json.loads((tmp_path / "scores.json").read_text())
-    assert scores == json.loads(out(capfd, "evaluate", work / "run", "--records", work / "records", "--json").out)
-    assert 0 <= scores["scores"]["average_precision_micro"] <= 1
+    again = ["evaluate", work / "run", "--records", work / "records", "--bootstrap", "20"]
+    assert "average precision" in out(capfd, *again, "--out", tmp_path / "card").out
+    card = json.loads((tmp_path / "card" / "card.json").read_text())
+    printed = json.loads(out(capfd, *again, "--json").out)
+    assert card["scores"] == printed["scores"]
+    assert 0 <= card["scores"]["average_precision_micro"] <= 1
     patch = archive.patches[4]
     text = out(capfd, "predict", work / "bundles", patch.s2_dir, "--threshold", "0").out
     assert text.startswith(patch.s2_name)
@@ -169,8 +176,17 @@ def test_run_folder_evaluation_and_prediction(work, archive, capfd, tmp_path):
             2,
             "did you mean shallow_cnn_s2",
         ),
-        (["train", "vgg16_s2", "--records", "{work}/records", "--out", "{tmp}/x", "--set", "dropot=1"], 2, "dropout"),
-        (["train", "vgg16_s2", "--records", "{work}/records", "--out", "{tmp}/x", "--set", "dropout"], 2, "KEY=VALUE"),
+        (["train"], 2, "name a MODEL or RECIPE"),
+        (["train", "--resume", "{tmp}"], 1, "no run folder"),
+        (["train", "--resume", "{work}/run"], 1, "is finished"),
+        (["train", "--resume", "{work}/run", "--epochs", "3"], 2, "the run's settings"),
+        (["train", "vgg16_s2", "--records", "{tmp}", "--out", "{tmp}/x"], 1, "manifest.json does not exist"),
+        (
+            ["train", "vgg16_s2", "--records", "{work}/records", "--out", "{tmp}/x", "--set", "dropot=1"],
+            2,
+            "mean dropout",
+        ),
+        (["train", "vgg16_s2", "--records", "{work}/records", "--out", "{tmp}/x", "--set", "dropout"], 1, "key=value"),
         (["train", "vgg16_s2", "--records", "{work}/records", "--out", "{work}/run"], 1, "--overwrite"),
         (["evaluate", "{work}/run", "--records", "{work}/records", "--split", "tets"], 2, "did you mean test"),
         (["evaluate", "{tmp}", "--records", "{work}/records"], 1, "no run folder"),

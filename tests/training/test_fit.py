@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from bigearth_tf.errors import (
-    BigEarthError,
     ConfigError,
     ContractError,
+    DivergedError,
     OutputExistsError,
     RecordsError,
     UnknownNameError,
@@ -106,7 +106,7 @@ def test_without_a_validation_split_the_last_epoch_is_kept(records, tmp_path):
 
 
 def test_mixed_precision_keeps_logits_in_float32(records, tmp_path):
-    config = TrainConfig.from_dict({**CONFIG.to_dict(), "epochs": 1, "mixed_precision": True})
+    config = TrainConfig.from_dict({**CONFIG.to_dict(), "epochs": 1, "precision": "mixed_float16"})
     result = fit(config, records, tmp_path / "run")
     assert np.isfinite(result.history[0]["loss"])
     assert keras.mixed_precision.global_policy().name == "float32"
@@ -118,8 +118,11 @@ def test_divergence_stops_and_says_so(records, tmp_path):
     config = TrainConfig.from_dict(
         {**CONFIG.to_dict(), "optimizer": "sgd", "learning_rate": 1e38, "schedule": "constant", "epochs": 4}
     )
-    with pytest.raises(BigEarthError, match="learning rate"):
+    with pytest.raises(DivergedError, match=r"learning rate.*patches of the batch: S2[AB]_"):
         fit(config, records, tmp_path / "run")
+    state = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert state["status"] == "diverged"
+    assert len(state["diverged"]["patches"]) == 2
 
 
 def test_existing_run_is_kept(run, records):
@@ -196,9 +199,11 @@ def test_augmentations_and_cache_are_part_of_the_config(records, tmp_path):
     assert TrainConfig.from_dict(stored) == config
 
 
-def test_unknown_model_leaves_nothing_behind(records, tmp_path):
-    with pytest.raises(UnknownNameError, match="did you mean"):
-        fit(TrainConfig("shalow_cnn_s1"), records, tmp_path / "run")
+def test_a_run_that_cannot_begin_leaves_nothing_behind(records, tmp_path):
+    with pytest.raises(ContractError, match="classes"):
+        fit(dataclasses.replace(CONFIG, classes=43), records, tmp_path / "run")
+    with pytest.raises(UnknownNameError, match="dropout"):
+        fit(dataclasses.replace(CONFIG, model_options={"dropuot": 0.1}), records, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -213,6 +218,17 @@ def test_no_model_there(tmp_path):
         ({"epochs": 0}, ConfigError, "at least 1"),
         ({"batch_size": -1}, ConfigError, "batch_size"),
         ({"learning_rate": 0.0}, ConfigError, "> 0"),
+        ({"learning_rate": "fast"}, ConfigError, "learning_rate takes a float, got 'fast'"),
+        ({"epochs": True}, ConfigError, "epochs takes a int"),
+        ({"ema": 1}, ConfigError, "0.999"),
+        ({"patience": -1}, ConfigError, "patience"),
+        ({"checkpoint_minutes": 0}, ConfigError, "checkpoint_minutes"),
+        ({"precision": "float16"}, UnknownNameError, "mixed_float16"),
+        ({"monitor": "val_auc"}, UnknownNameError, "val_f1_macro"),
+        ({"loss": "bcee"}, UnknownNameError, "bce"),
+        ({"metric_loss": "triplett"}, UnknownNameError, "triplet"),
+        ({"metrics": "AUCC"}, UnknownNameError, "AUC"),
+        ({"model": "resnet51_s2"}, UnknownNameError, "resnet50_s2"),
         ({"optimizer": "adamm"}, UnknownNameError, "adam"),
         ({"schedule": "cos"}, UnknownNameError, "cosine"),
         ({"classes": 42}, UnknownNameError, "43"),
