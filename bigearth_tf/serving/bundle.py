@@ -13,12 +13,13 @@ import tensorflow as tf
 from bigearth_tf.archive.geotiff import is_plain, read_band
 from bigearth_tf.archive.patch import band_files, read_band_files
 from bigearth_tf.bands import BANDS
+from bigearth_tf.calibration import Calibration
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError, OutputExistsError
 from bigearth_tf.models.classifier import PatchClassifier
 from bigearth_tf.serving.signatures import DEFAULT, GEOTIFF, OUTPUT, ServedModel
 
-CONTRACT_FILE, CLASSES_FILE = "contract.json", "classes.txt"
+CONTRACT_FILE, CLASSES_FILE, CALIBRATION_FILE = "contract.json", "classes.txt", "calibration.json"
 
 
 def export_bundle(model: PatchClassifier, out: Path | str, *, version: int | None = None) -> Path:
@@ -32,7 +33,8 @@ def export_bundle(model: PatchClassifier, out: Path | str, *, version: int | Non
     Returns:
         The bundle's folder: saved_model.pb with the signatures `serving_default` (raw arrays), `serve_examples`
         (serialised tf.Examples) and `serve_geotiff` (bytes of the band files), each returning `probabilities`
-        (batch, classes); assets/contract.json and assets/classes.txt.
+        (batch, classes), at the temperature of the model's calibration; assets/contract.json, assets/classes.txt, and
+        assets/calibration.json with the thresholds if the model has one.
 
     Raises:
         OutputExistsError: that version exists.
@@ -53,7 +55,10 @@ def export_bundle(model: PatchClassifier, out: Path | str, *, version: int | Non
         assets.mkdir()
         (assets / CONTRACT_FILE).write_text(json.dumps(contract.to_dict(), indent=1) + "\n", "utf-8")
         (assets / CLASSES_FILE).write_text("".join(f"{n}\n" for n in contract.nomenclature.names), "utf-8")
-        served = ServedModel(model, [str(assets / CONTRACT_FILE), str(assets / CLASSES_FILE)])
+        if model.calibration:
+            text = json.dumps(model.calibration.to_dict(), indent=1)
+            (assets / CALIBRATION_FILE).write_text(text + "\n", "utf-8")
+        served = ServedModel(model, [str(path) for path in sorted(assets.iterdir())])
         complete = Path(scratch) / "bundle"
         tf.saved_model.save(served, str(complete), signatures=served.signatures())
         complete.replace(target)
@@ -92,6 +97,7 @@ class Bundle:
     Attributes:
         path: version folder.
         contract: what it takes and returns.
+        calibration: thresholds and how sure a decision has to be; 0.5 and nothing unsure where the model had none.
 
     Raises:
         ConfigError: no bundle there, or one without a contract.
@@ -103,6 +109,9 @@ class Bundle:
         if not file.is_file():
             raise ConfigError(f"{self.path} has no assets/{CONTRACT_FILE}: a SavedModel of another program")
         self.contract = DataContract.from_dict(json.loads(file.read_text("utf-8")))
+        self.calibration = Calibration.plain(len(self.contract.nomenclature))
+        if (file := file.with_name(CALIBRATION_FILE)).is_file():
+            self.calibration = Calibration.from_dict(json.loads(file.read_text("utf-8")))
         self._loaded = tf.saved_model.load(str(self.path))
         self.signatures = self._loaded.signatures
 

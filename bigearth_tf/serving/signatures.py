@@ -25,6 +25,7 @@ class ServedModel(tf.Module):
     def __init__(self, model: PatchClassifier, assets: list[str]):
         super().__init__()
         self._model = model
+        self._temperature = model.calibration.temperature if model.calibration else 1.0
         self.weights = [v if isinstance(v, tf.Variable) else v.value for v in model.weights]
         self.assets = [tf.saved_model.Asset(path) for path in assets]
 
@@ -41,8 +42,8 @@ class ServedModel(tf.Module):
         }
 
     def _serve_arrays(self, **grids):
-        logits = self._model(grids, training=False)
-        return {OUTPUT: tf.sigmoid(tf.cast(logits, tf.float32))}
+        logits = tf.cast(self._model(grids, training=False), tf.float32)
+        return {OUTPUT: tf.sigmoid(logits / self._temperature)}
 
     def _serve_examples(self, examples):
         bands = self._model.contract.band_set

@@ -10,6 +10,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from bigearth_tf.archive.geotiff_encode import encode_band
 from bigearth_tf.archive.patch import band_files, read_band_files
 from bigearth_tf.bands import BAND_SETS, BANDS
+from bigearth_tf.calibration import Calibration
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError, MissingBandError, OutputExistsError, PairError
 from bigearth_tf.models import create_model
@@ -91,6 +92,22 @@ def test_assets_hold_contract_and_classes(served):
     assert DataContract.from_dict(data) == model.contract
     classes = (bundle.path / "assets" / "classes.txt").read_text().splitlines()
     assert tuple(classes) == model.contract.nomenclature.names
+
+
+def test_a_calibration_goes_with_the_bundle(small_model, tmp_path):
+    grids = {"s1_10m": np.zeros((2, 120, 120, 2), np.float32) - 12}
+    plain = Bundle(export_bundle(small_model, tmp_path))
+    assert plain.calibration == Calibration.plain(19)
+    assert not (plain.path / "assets" / "calibration.json").exists()
+    small_model.calibration = Calibration((0.25,) * 19, temperature=2.0, unsure=0.6)
+    try:
+        bundle = Bundle(export_bundle(small_model, tmp_path))
+    finally:
+        small_model.calibration = None
+    assert bundle.calibration == Calibration((0.25,) * 19, temperature=2.0, unsure=0.6)
+    logits = small_model.predict_on_batch(grids)
+    np.testing.assert_allclose(plain.predict(**grids), 1 / (1 + np.exp(-logits)), atol=1e-6)
+    np.testing.assert_allclose(bundle.predict(**grids), 1 / (1 + np.exp(-logits / 2)), atol=1e-6)
 
 
 def graph_ops(path):
