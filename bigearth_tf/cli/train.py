@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,6 +17,9 @@ from bigearth_tf.records.manifest import Manifest
 from bigearth_tf.training.config import MONITORS, PRECISIONS, TrainConfig
 from bigearth_tf.training.recipe import Recipe, list_recipes, load_recipe, parse_settings
 from bigearth_tf.training.run_folder import CONFIG_FILE, RunFolder
+
+if TYPE_CHECKING:
+    from bigearth_tf.training.distribution import Distribution
 
 # settings with an option of their own; every other one is given with --set
 _SHORTCUTS = (
@@ -99,14 +103,13 @@ def train(
     after them, or a kill, `train --resume RUN` goes on.
     """
     shortcuts = {name: value for name, value in shortcuts.items() if value is not None}
-    where = (devices, tuple(filter(None, (hosts or "").split(","))), host)
+    names = tuple(filter(None, (hosts or "").split(",")))
     if resumed:
         if shortcuts or assignments or what or out or overwrite:
-            raise click.UsageError(
-                "--resume goes on with the run's settings; beside it --records, if they moved."
-            )
+            raise click.UsageError("--resume goes on with the run's settings; beside it --records, if they moved.")
         epochs = RunFolder(resumed).read(CONFIG_FILE)["epochs"]
-        _run(resumed, epochs, where, lambda fit, **how: fit.resume(resumed, records=records, **how))
+        distribution = _open_distribution(devices, names, host)
+        _run(resumed, epochs, distribution, lambda fit, **how: fit.resume(resumed, records=records, **how))
         return
     if not what or not records or not out:
         raise click.UsageError("name a MODEL or RECIPE, --records and --out; or --resume RUN.")
@@ -116,14 +119,15 @@ def train(
         shortcuts["augment"] = False
     recipe = _recipe(what)
     settings = {**shortcuts, **parse_settings(assignments, MODEL_OPTIONS)}
-    RunFolder(out).check_new(overwrite)  # before TensorFlow starts
+    if not host:  # before TensorFlow starts; a host that is later than the chief finds the chief's folder
+        RunFolder(out).check_new(overwrite)
     version = Manifest.load(records).contract.archive_version
     if recipe.archive and recipe.archive != version:
         note = f"{recipe.name} is for records of {recipe.archive}, these are of {version}"
         click.echo(f"note: {note}: its published scores do not compare", err=True)
-    options.start_tensorflow()
+    distribution = _open_distribution(devices, names, host)
     config = recipe.train_config(settings)
-    _run(out, config.epochs, where, lambda fit, **how: fit.fit(config, records, out, overwrite=overwrite, **how))
+    _run(out, config.epochs, distribution, lambda fit, **how: fit.fit(config, records, out, overwrite=overwrite, **how))
 
 
 def _recipe(what: str) -> Recipe:
@@ -135,13 +139,16 @@ def _recipe(what: str) -> Recipe:
     return load_recipe(what)
 
 
-def _run(out: Path, epochs: int, where: tuple[str | None, tuple[str, ...], int], start: Callable) -> None:
-    """Train with progress on the terminal, and say what came of it; the chief alone speaks."""
+def _open_distribution(devices: str | None, hosts: tuple[str, ...], host: int) -> Distribution:
+    """Join the other hosts before anything is computed: a config's checks make variables already."""
     options.start_tensorflow()
     from bigearth_tf.training.distribution import open_distribution
 
-    devices, hosts, host = where
-    distribution = open_distribution(int(devices) if devices and devices.isdecimal() else devices, hosts, host)
+    return open_distribution(int(devices) if devices and devices.isdecimal() else devices, hosts, host)
+
+
+def _run(out: Path, epochs: int, distribution: Distribution, start: Callable) -> None:
+    """Train with progress on the terminal, and say what came of it; the chief alone speaks."""
     from bigearth_tf.pictures import training_curves
     from bigearth_tf.training import fit
 
