@@ -19,8 +19,8 @@ from bigearth_tf.records.plan import EXCLUDED
 from bigearth_tf.training.bootstrap import bootstrap
 from bigearth_tf.training.breakdown import breakdown, read_facts
 from bigearth_tf.training.calibration import reliability
+from bigearth_tf.training.environment import environment
 from bigearth_tf.training.evaluate import Evaluation
-from bigearth_tf.training.fit import environment
 from bigearth_tf.training.metrics import sigmoid
 from bigearth_tf.training.result_card import CARD_VERSION, PREDICTIONS_FILE, Explanation, ResultCard
 
