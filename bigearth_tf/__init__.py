@@ -40,10 +40,25 @@ _PUBLIC = {
     "load_imagenet": "models.weights_imagenet",
     "replace_head": "models.transfer",
     "freeze": "models.transfer",
+    "Calibration": "calibration",
+    "write_eurosat": "records.eurosat",
     "TrainConfig": "training.config",
+    "load_recipe": "training.recipe",
+    "list_recipes": "training.recipe",
+    "open_distribution": "training.distribution",
     "fit": "training.fit",
+    "resume": "training.fit",
+    "tune": "training.tune",
     "evaluate": "training.evaluate",
     "multilabel_scores": "training.metrics",
+    "fit_calibration": "training.calibration",
+    "build_card": "training.card_build",
+    "write_card": "training.result_card",
+    "read_card": "training.result_card",
+    "compare_cards": "training.compare",
+    "grad_cam": "training.grad_cam",
+    "ablation": "training.ablation",
+    "explain": "training.explain",
     "export_bundle": "serving.bundle",
     "Bundle": "serving.bundle",
 }
@@ -56,6 +71,7 @@ if TYPE_CHECKING:
     from bigearth_tf.archive.patch import read_patch
     from bigearth_tf.archive.synthetic import write_archive
     from bigearth_tf.bands import BAND_SETS, BandSet
+    from bigearth_tf.calibration import Calibration
     from bigearth_tf.contract import DataContract
     from bigearth_tf.errors import BigEarthError
     from bigearth_tf.models.catalog import list_models, model_card
@@ -67,16 +83,27 @@ if TYPE_CHECKING:
     from bigearth_tf.models.weights_imagenet import load_imagenet
     from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, Nomenclature
     from bigearth_tf.pipelines.dataset import load_dataset
+    from bigearth_tf.records.eurosat import write_eurosat
     from bigearth_tf.records.importer import import_records
     from bigearth_tf.records.manifest import Manifest
     from bigearth_tf.records.stats import compute_statistics
     from bigearth_tf.records.verify import verify_records
     from bigearth_tf.records.writer import write_records
     from bigearth_tf.serving.bundle import Bundle, export_bundle
+    from bigearth_tf.training.ablation import ablation
+    from bigearth_tf.training.calibration import fit_calibration
+    from bigearth_tf.training.card_build import build_card
+    from bigearth_tf.training.compare import compare_cards
     from bigearth_tf.training.config import TrainConfig
+    from bigearth_tf.training.distribution import open_distribution
     from bigearth_tf.training.evaluate import evaluate
-    from bigearth_tf.training.fit import fit
+    from bigearth_tf.training.explain import explain
+    from bigearth_tf.training.fit import fit, resume
+    from bigearth_tf.training.grad_cam import grad_cam
     from bigearth_tf.training.metrics import multilabel_scores
+    from bigearth_tf.training.recipe import list_recipes, load_recipe
+    from bigearth_tf.training.result_card import read_card, write_card
+    from bigearth_tf.training.tune import tune
 
 
 def __getattr__(name: str):

@@ -11,11 +11,10 @@ import click
 
 from bigearth_tf.cli import options
 from bigearth_tf.contract import RESAMPLINGS
-from bigearth_tf.errors import UnknownNameError
-from bigearth_tf.models.catalog import MODEL_OPTIONS, list_models
+from bigearth_tf.models.catalog import MODEL_OPTIONS
 from bigearth_tf.records.manifest import Manifest
 from bigearth_tf.training.config import MONITORS, PRECISIONS, TrainConfig
-from bigearth_tf.training.recipe import Recipe, list_recipes, load_recipe, parse_settings
+from bigearth_tf.training.recipe import find_recipe, parse_settings
 from bigearth_tf.training.run_folder import CONFIG_FILE, RunFolder
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def train(
         shortcuts["classes"] = int(shortcuts["classes"])
     if shortcuts.get("augment") == "none":
         shortcuts["augment"] = False
-    recipe = _recipe(what)
+    recipe = find_recipe(what)
     settings = {**shortcuts, **parse_settings(assignments, MODEL_OPTIONS)}
     if not host:  # before TensorFlow starts; a host that is later than the chief finds the chief's folder
         RunFolder(out).check_new(overwrite)
@@ -128,15 +127,6 @@ def train(
     distribution = _open_distribution(devices, names, host)
     config = recipe.train_config(settings)
     _run(out, config.epochs, distribution, lambda fit, **how: fit.fit(config, records, out, overwrite=overwrite, **how))
-
-
-def _recipe(what: str) -> Recipe:
-    """Return the recipe of a name or file; a model's name is a recipe with nothing but the model."""
-    if what in list_models():
-        return Recipe(what, {"model": what})
-    if not what.endswith(".toml") and what not in list_recipes():
-        raise UnknownNameError("model or recipe", what, [*list_recipes(), *list_models()])
-    return load_recipe(what)
 
 
 def _open_distribution(devices: str | None, hosts: tuple[str, ...], host: int) -> Distribution:

@@ -240,4 +240,3 @@ def learning_rate(optimizer: Any) -> float:
         done = getattr(inner, "_iterations", inner.iterations)
         rate = rate(max(int(keras_value(done)) - 1, 0))
     return float(keras_value(rate))
-

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigearth_tf.contract import ARCHIVES
 from bigearth_tf.errors import ConfigError, UnknownNameError
+from bigearth_tf.models.catalog import list_models
 
 if TYPE_CHECKING:
     from bigearth_tf.training.config import TrainConfig
@@ -139,6 +140,20 @@ def recipe_path(name: str | Path) -> Path:
     if str(name) not in list_recipes():
         raise UnknownNameError("recipe", str(name), list_recipes())
     return FOLDER / f"{name}.toml"
+
+
+def find_recipe(what: str) -> Recipe:
+    """Return a recipe by name or file, or for the name of a model a recipe with nothing but the model.
+
+    Raises:
+        UnknownNameError: neither a recipe nor a model.
+        ConfigError: as for `load_recipe`.
+    """
+    if what in list_models():
+        return Recipe(what, {"model": what})
+    if not what.endswith(".toml") and what not in list_recipes():
+        raise UnknownNameError("model or recipe", what, [*list_recipes(), *list_models()])
+    return load_recipe(what)
 
 
 def load_recipe(name: str | Path) -> Recipe:

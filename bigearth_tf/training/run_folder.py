@@ -16,6 +16,7 @@ from bigearth_tf.errors import ConfigError, OutputError, OutputExistsError
 
 MODEL_FILE, CONFIG_FILE, STATE_FILE = "model.keras", "config.json", "run.json"
 HISTORY_FILE, HISTORY_JSON, SKIPPED_FILE = "history.csv", "history.json", "skipped.json"
+LOCK_FILE = ".lock"
 RUNNING, FINISHED, STOPPED, DIVERGED, FAILED = "running", "finished", "stopped", "diverged", "failed"
 
 
@@ -111,7 +112,7 @@ class RunFolder:
         Raises:
             OutputError: somebody else does.
         """
-        with open(self.path / ".lock", "w") as file:
+        with open(self.path / LOCK_FILE, "w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
