@@ -41,12 +41,12 @@ class SplitScores(keras.callbacks.Callback):
     def __init__(self, learner: Learner, dataset, distribution: Distribution | None = None):
         super().__init__()
         self._learner, self._dataset = learner, dataset
-        self._model = (distribution or Distribution()).predictor(learner.model)
+        self._predictor = (distribution or Distribution()).predictor(learner.model)  # `_model` is Keras'
         self.y_true: np.ndarray | None = None
         self.probabilities: np.ndarray | None = None
 
     def on_epoch_end(self, epoch, logs=None):
-        self.y_true, logits = predict_dataset(self._model, self._dataset)
+        self.y_true, logits = predict_dataset(self._predictor, self._dataset)
         if not np.isfinite(logits).all():
             raise DivergedError(f"the model's outputs became NaN or infinite in epoch {epoch + 1}")
         self.probabilities = sigmoid(logits)

@@ -61,7 +61,7 @@ def test_short_forms():
     assert parse_augmentations(Speckle(8)) == parse_augmentations("speckle( looks = 8 )") == (Speckle(looks=8),)
     assert parse_augmentations("cutmix(labels=union)") == parse_augmentations("cutmix(labels='union')")
     assert str(GainOffset()) == "gain_offset(gain=0.1, offset=50.0, per_band=False)"
-    assert str(Dihedral()) == "dihedral"
+    assert str(Dihedral()) == "dihedral(turns=True)"
 
 
 @pytest.mark.parametrize(
