@@ -72,7 +72,7 @@ bench: $(READY)  ## run every benchmark, one after the other
 	@for script in benchmarks/[!_]*.py; do echo "== $$script"; .venv/bin/python "$$script" || exit 1; done
 
 notebooks: $(READY)  ## run every notebook from top to bottom
-	@.venv/bin/python -m pytest tests/test_notebooks.py -m "slow or not slow" $(ARGS)
+	@.venv/bin/python -m pytest tests/test_notebooks.py -m "slow or not slow" -n 2 $(ARGS)
 
 clean:  ## remove the environments, caches and build outputs
 	rm -rf .venv .venv-addons build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .coverage htmlcov

@@ -27,6 +27,7 @@ MODELS = {
     "S1+S2": ("shallow_cnn_s1s2_late", 19),
     "S1+S2, 43 classes": ("shallow_cnn_s1s2_late", 43),
 }
+OPTIONS = {"stride": 2, "dropout": 0.2, "conv_dropout": 0.0}  # the stride makes a step four times cheaper
 CLAIMS = (
     ("S2", "RGB", "average_precision_micro"),
     ("S1+S2", "S2", "average_precision_micro"),
@@ -79,7 +80,7 @@ def _train(records: Path, name: str, options, seed: int) -> tuple[np.ndarray, np
         batch_size=options.batch_size,
         seed=seed,
         cache="memory",
-        model_options={"dropout": 0.2, "conv_dropout": 0.0},
+        model_options=OPTIONS,
     )
     with tempfile.TemporaryDirectory() as run:
         trained = fit(config, records, run).model

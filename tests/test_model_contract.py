@@ -194,6 +194,7 @@ def jax_logits(arguments, project_root) -> dict[str, np.ndarray]:
     return {case: np.array(rows) for case, rows in json.loads(done.stdout).items()}
 
 
+@pytest.mark.slow
 def test_jax_loads_what_tensorflow_saved_and_gives_the_same_logits(project_root, tmp_path):
     saved = create_model("shallow_cnn_s1s2_late", fusion="gated", resampling=golden.RESAMPLING)
     golden.fill_weights(saved)

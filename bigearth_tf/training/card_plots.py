@@ -96,7 +96,7 @@ def curve(y_true: np.ndarray, y_score: np.ndarray) -> tuple[np.ndarray, np.ndarr
     precision, recall, _ = precision_recall_curve(y_true, y_score)
     precision, recall = precision[:-1], recall[:-1]  # the last is (1, 0), whatever the scores are
     wanted = np.linspace(0, 1, _CURVE_POINTS)
-    at = np.unique(np.searchsorted(-recall, -wanted, side="right").clip(0, len(recall) - 1))
+    at = np.unique(np.searchsorted(-recall, -wanted, side="right") - 1)  # the highest threshold that reaches it
     return recall[at], precision[at]
 
 
@@ -170,9 +170,8 @@ def draw_breakdown(card: ResultCard) -> Figure:
             ):
                 if row[metric] is not None:
                     shade = _LIGHT if row["few"] else color
-                    (line,) = ax.plot(row[metric], place, mark, color=shade, markersize=4)
-                    if not row["few"]:
-                        handles.setdefault(label, line)
+                    ax.plot(row[metric], place, mark, color=shade, markersize=4)
+                handles.setdefault(label, ax.plot([], [], mark, color=color, markersize=4)[0])
             ax.plot(row["prevalence_micro"], place, "|", color=_GREY, markersize=7)
         labels = [f"{group} ({row['patches']:,})" for group, row in groups.items()]
         ax.set_yticks(range(len(groups)), labels)

@@ -50,6 +50,7 @@ def test_demo_refuses_a_folder_that_is_no_demo(tmp_path):
     assert (tmp_path / "other" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.slow
 def test_demo_on_one_sensor_without_split_lists_replaces_an_earlier_demo(small, tmp_path):
     archive = write_v1(tmp_path / "1" / "2" / "archive", [{**pair, "s1": False} for pair in PAIRS], lists=False)
     process = demo("--epochs", 1, "--archive", archive.root, cwd=small[0])
@@ -69,6 +70,7 @@ def on_real_pairs(shared, cwd, *roots):
     assert {p.name for p in (cwd / "demo").iterdir()} == RESULTS
 
 
+@pytest.mark.slow
 def test_demo_on_real_pairs_finds_the_lists_beside_the_archive(shared, tmp_path):
     on_real_pairs(shared, tmp_path)
 

@@ -225,6 +225,14 @@ def test_a_card_of_other_records_is_refused(made, tmp_path):
         build_card(result, tmp_path / "records", resamples=-1)
 
 
+def test_a_curve_reaches_recall_1():
+    x, y = curve(np.array([1, 1, 0, 0]), np.array([0.9, 0.8, 0.2, 0.1]))
+    assert x.max() == 1
+    assert y[x == 1].max() == 1  # a perfect order
+    x, y = curve(np.array([0, 1]), np.array([0.9, 0.1]))
+    np.testing.assert_array_equal((x.max(), y[x == 1].max()), (1, 0.5))
+
+
 def test_a_curve_is_that_of_scikit_learn_with_fewer_points():
     from scipy import integrate
     from sklearn.metrics import precision_recall_curve
