@@ -8,6 +8,8 @@ import click
 
 from bigearth_tf.cli import options
 
+FEW_POSITIVES = 20  # patches of a class
+
 
 @click.command()
 @click.argument("run", type=options.PathType)
@@ -28,6 +30,7 @@ def calibrate(run: Path, records: Path, unsure: float | None, batch_size: int, o
     """
     options.start_tensorflow()
     from bigearth_tf.errors import OutputExistsError
+    from bigearth_tf.records.manifest import Manifest
     from bigearth_tf.records.tfrecord import output_errors
     from bigearth_tf.training.calibration import fit_calibration
     from bigearth_tf.training.fit import MODEL_FILE, load_run_model
@@ -50,6 +53,13 @@ def calibrate(run: Path, records: Path, unsure: float | None, batch_size: int, o
         options.print_json(calibration.to_dict())
         return
     click.echo(f"temperature {calibration.temperature:.4f}, from {calibration.patches} validation patches")
-    for name, threshold in zip(model.contract.nomenclature.names, calibration.thresholds, strict=True):
-        click.echo(f"  {threshold:.3f}  {name}")
+    names = model.contract.nomenclature.names
+    counts = Manifest.load(records).class_counts["validation"][str(len(names))]
+    for name, threshold, count in zip(names, calibration.thresholds, counts, strict=True):
+        click.echo(f"  {threshold:.3f}  {name} ({count})")
+    if few := sum(count < FEW_POSITIVES for count in counts):
+        click.echo(
+            f"in brackets: patches of the class; {few} thresholds rest on fewer than {FEW_POSITIVES} and may be worse "
+            "than 0.5 on other patches"
+        )
     click.echo(f"stored in {file}; export it again to serve it so")

@@ -117,6 +117,7 @@ def _score(
     from bigearth_tf.training.evaluate import evaluate as score
     from bigearth_tf.training.explain import explain as explain_model
     from bigearth_tf.training.result_card import check_output, write_card
+    from bigearth_tf.training.run_folder import RunFolder, is_run, run_facts
 
     if out:
         check_output(out, overwrite)
@@ -139,7 +140,8 @@ def _score(
                 model, result, records, sample=sample or None, seed=seed, batch_size=batch_size, progress=report
             )
     with options.progress_bar("bootstrap", "resamples") as report:
-        card = build_card(result, records, resamples=resamples, seed=seed, explanation=explanation, progress=report)
+        how = {"explanation": explanation, "training": run_facts(RunFolder(path)) if is_run(path) else None}
+        card = build_card(result, records, resamples=resamples, seed=seed, **how, progress=report)
     if out:
         write_card(card, out, overwrite=overwrite)
     if as_json:
@@ -169,9 +171,10 @@ def _open_model(path: Path):
     """Open a run folder, a .keras file or a bundle."""
     from bigearth_tf.errors import ConfigError
     from bigearth_tf.serving.bundle import Bundle, find_bundle
-    from bigearth_tf.training.fit import MODEL_FILE, load_run_model
+    from bigearth_tf.training.fit import load_run_model
+    from bigearth_tf.training.run_folder import CONFIG_FILE, MODEL_FILE
 
-    if not path.is_dir() or (path / MODEL_FILE).is_file():
+    if not path.is_dir() or (path / MODEL_FILE).is_file() or (path / CONFIG_FILE).is_file():
         return load_run_model(path)
     try:
         find_bundle(path)
@@ -206,6 +209,10 @@ def _compare(cards: tuple[Path, ...], resamples: int, seed: int, as_json: bool) 
         return
     for comparison in comparisons:
         options.console().print(_comparison_table(comparison))
+        if comparison.thresholds_differ:
+            options.console().print(
+                "The cards have different thresholds: F1 compares the models with these, average precision without."
+            )
 
 
 def _comparison_table(comparison: Comparison):
@@ -216,7 +223,9 @@ def _comparison_table(comparison: Comparison):
         f"{comparison.patches} patches drawn {comparison.resamples} times",
         title_justify="left",
     )
-    for column in ("score", "first", "other", "difference", "95 % interval", "p", "differs"):
+    names = [Path(comparison.first).name, Path(comparison.other).name]
+    names = names if len(set(names)) == 2 else ["first", "other"]
+    for column in ("score", *names, "difference", "95 % interval", "p", "differs"):
         table.add_column(column, justify="left" if column in ("score", "differs") else "right")
     for row in comparison.differences:
         table.add_row(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from bigearth_tf.calibration import DEFAULT_THRESHOLD
 from bigearth_tf.cli import options
 
 
@@ -58,7 +59,9 @@ def predict(bundle: Path, patches: tuple[Path, ...], threshold: float | None, as
         ranked = sorted(result["probabilities"].items(), key=lambda item: -item[1])
         for name in sorted(result["labels"], key=lambda name: -result["probabilities"][name]):
             doubt = "  (unsure)" if name in result["unsure"] else ""
-            click.echo(f"  {result['probabilities'][name]:6.1%}  {name}{doubt}")
+            least = calibration.thresholds[names.index(name)]
+            at = f" (from {least:.1%})" if least != DEFAULT_THRESHOLD else ""
+            click.echo(f"  {result['probabilities'][name]:6.1%}  {name}{at}{doubt}")
         if not result["labels"]:
             click.echo(f"  no label reaches its threshold; nearest: {ranked[0][0]} ({ranked[0][1]:.1%})")
         for name in (name for name in result["unsure"] if name not in result["labels"]):

@@ -55,7 +55,7 @@ def _entry(run: RunFolder) -> dict:
         "run": str(run.path),
         "model": config["model"],
         "classes": config["classes"],
-        "status": state.get("status", "finished"),
+        "status": run.status(),
         "epochs_done": state.get("epochs_done", len(run.history())),
         "epochs": config["epochs"],
         "best_epoch": state.get("best_epoch"),
@@ -101,5 +101,7 @@ def compare_command(folders: tuple[Path, ...], png: Path | None, overwrite: bool
     best = ["" if entry["best_epoch"] is None else str(entry["best_epoch"] + 1) for entry in entries]
     table.add_row("best epoch", *best)
     options.console().print(table)
+    if "loss" in differences:
+        options.console().print("The runs were trained with different losses: values of `loss` do not compare.")
     if len(set(values := [run.state().get("manifest_sha256") for run in compared])) > 1 or None in values:
         options.console().print("The runs are of different records: their scores do not compare.")

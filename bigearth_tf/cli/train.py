@@ -13,9 +13,9 @@ from bigearth_tf.cli import options
 from bigearth_tf.contract import RESAMPLINGS
 from bigearth_tf.models.catalog import MODEL_OPTIONS
 from bigearth_tf.records.manifest import Manifest
-from bigearth_tf.training.config import MONITORS, PRECISIONS, TrainConfig
+from bigearth_tf.training.config import MONITORS, PRECISIONS, TrainConfig, checked_types
 from bigearth_tf.training.recipe import find_recipe, parse_settings
-from bigearth_tf.training.run_folder import CONFIG_FILE, RunFolder
+from bigearth_tf.training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from bigearth_tf.training.distribution import Distribution
@@ -106,7 +106,7 @@ def train(
     if resumed:
         if shortcuts or assignments or what or out or overwrite:
             raise click.UsageError("--resume goes on with the run's settings; beside it --records, if they moved.")
-        epochs = RunFolder(resumed).read(CONFIG_FILE)["epochs"]
+        epochs = RunFolder(resumed).require_unfinished()["epochs"]
         distribution = _open_distribution(devices, names, host)
         _run(resumed, epochs, distribution, lambda fit, **how: fit.resume(resumed, records=records, **how))
         return
@@ -117,7 +117,7 @@ def train(
     if shortcuts.get("augment") == "none":
         shortcuts["augment"] = False
     recipe = find_recipe(what)
-    settings = {**shortcuts, **parse_settings(assignments, MODEL_OPTIONS)}
+    settings = checked_types({**shortcuts, **parse_settings(assignments, MODEL_OPTIONS)})
     if not host:  # before TensorFlow starts; a host that is later than the chief finds the chief's folder
         RunFolder(out).check_new(overwrite)
     version = Manifest.load(records).contract.archive_version

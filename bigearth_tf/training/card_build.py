@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def build_card(
     resamples: int = 1000,
     seed: int = 0,
     explanation: Explanation | None = None,
+    training: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ResultCard:
     """Build the card of an evaluation.
@@ -42,6 +43,7 @@ def build_card(
         resamples: of the bootstrap; 0 for no intervals.
         seed: of the bootstrap.
         explanation: of the model on the same split.
+        training: how the model was made, as JSON types: `run_facts` of a run folder.
         progress: called with (resamples done, resamples in all).
 
     Raises:
@@ -78,6 +80,7 @@ def build_card(
             "sha256": hashlib.sha256(predictions).hexdigest(),
             "names_sha256": hashlib.sha256("\n".join(evaluation.names).encode()).hexdigest(),
         },
+        "training": dict(training) if training else None,
         "environment": environment(),
     }
     return ResultCard(json.loads(json.dumps(data, allow_nan=False)), predictions, explanation)

@@ -42,6 +42,11 @@ MEANINGS = {
     "label_ranking_average_precision": "mean precision at the true classes of a patch",
     "prevalence_micro": "share of positive labels: what random scores reach as micro average precision",
 }
+_SEEN = {
+    "train": "These are patches to learn from: scores of a model that was trained on them say nothing of new ones.",
+    "all": "Patches to learn from are among these: the scores are too good for a model that was trained on them.",
+    "validation": "The best epoch, thresholds and temperature are chosen on this split: its scores are too good.",
+}
 _SOURCES = {
     "given": "given by hand",
     "stored": "stored in the model, fitted on validation",
@@ -99,6 +104,7 @@ def sections(card: ResultCard, pictures: Iterable[str]) -> list[Section]:
         Section("Calibration", _calibration(card)),
         *([Section("What the model looks at", _explanation(card.explanation.data))] if card.explanation else []),
         Section("Data", _data(card)),
+        *([Section("Training", _training(card.data["training"]))] if card.data.get("training") else []),
         Section("Contract of the model", _contract(card)),
         Section("Software", (_facts(card.data["environment"]),)),
         Section("How to read this", _CONVENTIONS),
@@ -124,7 +130,7 @@ def _summary(card: ResultCard) -> tuple[Table | str, ...]:
         "prevalence": number(scores["prevalence_micro"]),
         "thresholds": f"{'one per class' if one is None else f'{one:g}'}, {_SOURCES[data['threshold_source']]}",
     }
-    notes = []
+    notes = [_SEEN[data["split"]]] if data["split"] in _SEEN else []
     if data["overlap"]:
         notes.append("The model is of the other archive version: it was trained on patches of this split.")
     if lacking := data["classes_without_positives"]:
@@ -135,6 +141,15 @@ def _summary(card: ResultCard) -> tuple[Table | str, ...]:
     if data["patches"] < FEW:
         notes.append(f"{data['patches']} patches are too few to score well.")
     return (_facts(rows), *notes)
+
+
+def _training(training: Mapping[str, Any]) -> tuple[Table]:
+    config, best = training["config"], training["best_epoch"]
+    rows = {key: value for key, value in config.items() if value not in ("", {}, 0, False)}
+    rows["epochs"] = f"{training['epochs_done']} of {config['epochs']}"
+    if best is not None:
+        rows["epochs"] += f"; the model is that of epoch {best + 1}"
+    return (_facts({**rows, "sha256 of the model's file": training["model_sha256"]}),)
 
 
 def _scores(card: ResultCard) -> tuple[Table | str, ...]:
@@ -185,8 +200,8 @@ def _parts(card: ResultCard) -> tuple[Table | Picture | str, ...]:
     ]
     columns = {
         "average_precision_micro": "AP micro", "average_precision_macro": "AP macro", "classes": "classes in it",
-        "prevalence_micro": "prevalence", "precision_micro": "precision", "recall_micro": "recall", "f1_micro": "F1",
-        "f2_micro": "F2",
+        "prevalence_micro": "prevalence", "precision_micro": "precision micro", "recall_micro": "recall micro",
+        "f1_micro": "F1 micro", "f2_micro": "F2 micro",
     }  # fmt: skip
     for part, found in card.data["breakdown"].items():
         if "left_out" in found:

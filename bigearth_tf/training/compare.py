@@ -50,6 +50,7 @@ class Comparison:
         first_model, other_model: names of the models.
         patches: of both.
         resamples, seed: of the bootstrap.
+        thresholds_differ: F1 and what else needs a decision compares thresholds too.
         differences: one per score that both have.
     """
 
@@ -60,6 +61,7 @@ class Comparison:
     patches: int
     resamples: int
     seed: int
+    thresholds_differ: bool
     differences: tuple[Difference, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -112,6 +114,7 @@ def compare_cards(
             patches=card.data["patches"],
             resamples=resamples,
             seed=seed,
+            thresholds_differ=not np.array_equal(cards[0].thresholds, card.thresholds),
             differences=_differences(cards[0].data["scores"], card.data["scores"], values - first),
         )
         for folder, card, values in zip(folders[1:], cards[1:], others, strict=True)

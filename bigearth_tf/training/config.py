@@ -20,6 +20,7 @@ MONITORS = (
 )
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 STATISTICS_OF_RECORDS = "records"
+_IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Mapping: "a table"}
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ class TrainConfig:
     cache: str = ""
 
     def __post_init__(self):
-        for name, kind in typing.get_type_hints(type(self)).items():
-            object.__setattr__(self, name, _of_type(name, getattr(self, name), kind))
+        for name, value in checked_types({f.name: getattr(self, f.name) for f in dataclasses.fields(self)}).items():
+            object.__setattr__(self, name, value)
         for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("patience", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -167,12 +168,21 @@ class TrainConfig:
         return cls(**data)
 
 
+def checked_types(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as the types of their fields; this much can be checked without TensorFlow.
+
+    Raises:
+        ConfigError: a value of another type.
+    """
+    kinds = typing.get_type_hints(TrainConfig)
+    return {name: _of_type(name, value, kinds[name]) for name, value in settings.items()}
+
+
 def _of_type(name: str, value: Any, kind: Any) -> Any:
     """Return a value as its field's type; whole numbers become floats where a float is asked for."""
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (typing.get_origin(kind) or kind,)
     if float in kinds and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-        expected = " or ".join(k.__name__ for k in kinds)
-        raise ConfigError(f"{name} takes a {expected}, got {value!r}")
+        raise ConfigError(f"{name} is {' or '.join(_IN_WORDS[k] for k in kinds)}, got {value!r}")
     return dict(value) if isinstance(value, Mapping) else value

@@ -28,7 +28,8 @@ def environment() -> dict[str, str | int]:
         "gpus": ", ".join(
             tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
             for gpu in tf.config.list_physical_devices("GPU")
-        ),
+        )
+        or "none",
     }
     if found["keras_backend"] == "jax":
         found["jax"] = version("jax")

@@ -18,7 +18,7 @@ from bigearth_tf.training.config import TrainConfig
 from bigearth_tf.training.distribution import Distribution
 from bigearth_tf.training.environment import environment
 from bigearth_tf.training.job import Job, Report
-from bigearth_tf.training.run_folder import CONFIG_FILE, FINISHED, MODEL_FILE, RunFolder
+from bigearth_tf.training.run_folder import CONFIG_FILE, MODEL_FILE, RunFolder
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,8 @@ def resume(
         OutputError, RecordsError, DivergedError, RunStoppedError: as for `fit`.
     """
     folder = RunFolder(Path(out))
-    config = TrainConfig.from_dict(folder.read(CONFIG_FILE))
+    config = TrainConfig.from_dict(folder.require_unfinished())
     state = folder.state()
-    if state.get("status") == FINISHED:
-        raise ConfigError(f"the run in {folder.path} is finished, there is nothing to go on with")
-    if not state:
-        raise ConfigError(f"{folder.path} is a run of an older version, which wrote no checkpoints")
     records = Path(records or state["records"])
     if manifest_sha256(records) != state["manifest_sha256"]:
         raise ContractError(f"the run in {folder.path} began with other records than those in {records}")
@@ -131,6 +127,8 @@ def load_run_model(path: Path | str) -> PatchClassifier:
     """
     path = Path(path)
     file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file() and (path / CONFIG_FILE).is_file():
+        raise ConfigError(f"the run in {path} has no model yet: no epoch has ended; go on with train --resume {path}")
     if not file.is_file():
         raise ConfigError(
             f"{path} is no run folder (no {MODEL_FILE}) and no .keras file; `bigearth-tf train` makes one"

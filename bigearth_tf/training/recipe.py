@@ -233,13 +233,15 @@ def parse_settings(assignments: Sequence[str], model_options: Sequence[str]) -> 
     """
     from bigearth_tf.training.config import TrainConfig
 
-    keys = [f.name for f in fields(TrainConfig) if f.name != "model_options"]
+    keys = [f.name for f in fields(TrainConfig) if f.name not in ("model", "model_options")]
     settings: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
         key = key.strip().removeprefix("model_options.")
         if not separator or not key:
             raise ConfigError(f"a setting is written as key=value, got {assignment!r}")
+        if key == "model":
+            raise ConfigError(f"the model is that of the recipe, or named in its place; got {assignment!r}")
         if key in keys:
             settings[key] = toml_value(text)
         elif key in model_options:

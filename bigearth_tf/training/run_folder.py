@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ MODEL_FILE, CONFIG_FILE, STATE_FILE = "model.keras", "config.json", "run.json"
 HISTORY_FILE, HISTORY_JSON, SKIPPED_FILE = "history.csv", "history.json", "skipped.json"
 LOCK_FILE = ".lock"
 RUNNING, FINISHED, STOPPED, DIVERGED, FAILED = "running", "finished", "stopped", "diverged", "failed"
+INTERRUPTED = "interrupted"  # killed: `run.json` still says running
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class RunFolder:
     Attributes:
         path: the folder. It holds config.json, contract.json, environment.json, run.json (records, status, best
             epoch), history.csv and history.json, model.keras (best epoch), checkpoints/, logs/ for TensorBoard,
-            curves.png, and skipped.json where damaged records were left out.
+            curves.png, and skipped.json where damaged records were left out. Epochs in files count from 0.
     """
 
     path: Path
@@ -84,6 +86,30 @@ class RunFolder:
     def update(self, **changes) -> None:
         """Change entries of run.json."""
         self.write(STATE_FILE, {**self.state(), **changes})
+
+    def status(self) -> str:
+        """Return what the run is doing: one that says it is running while nobody holds the folder was interrupted."""
+        said = self.state().get("status", FINISHED)
+        if said != RUNNING:
+            return said
+        try:
+            with self.locked():
+                return INTERRUPTED
+        except OutputError:
+            return RUNNING
+
+    def require_unfinished(self) -> dict[str, Any]:
+        """Return the config of a run that can go on.
+
+        Raises:
+            ConfigError: no run folder, a run that is finished, or one of an older version.
+        """
+        config, state = self.read(CONFIG_FILE), self.state()
+        if state.get("status") == FINISHED:
+            raise ConfigError(f"the run in {self.path} is finished, there is nothing to go on with")
+        if not state:
+            raise ConfigError(f"{self.path} is a run of an older version, which wrote no checkpoints")
+        return config
 
     def check_new(self, overwrite: bool) -> None:
         """Check that a new run may be made here.
@@ -145,12 +171,13 @@ def find_runs(roots: Iterable[Path | str]) -> list[RunFolder]:
         if not root.is_dir():
             raise ConfigError(f"{root} is no folder; name run folders, or a folder that holds some")
         for config in sorted(root.rglob(CONFIG_FILE)):
-            if _is_run(config.parent):
+            if is_run(config.parent):
                 found[config.parent] = RunFolder(config.parent)
     return list(found.values())
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Say whether a folder is that of a run."""
     return any((folder / name).is_file() for name in (STATE_FILE, HISTORY_FILE))
 
 
@@ -161,6 +188,17 @@ def best_row(run: RunFolder) -> dict[str, float]:
         return {}
     best = run.state().get("best_epoch")
     return rows[best] if best is not None and best < len(rows) else rows[-1]
+
+
+def run_facts(run: RunFolder) -> dict[str, Any]:
+    """Return how the model of a run was made: its config, its best epoch, and the hash of its file."""
+    state = run.state()
+    return {
+        "config": run.read(CONFIG_FILE),
+        "best_epoch": state.get("best_epoch"),
+        "epochs_done": state.get("epochs_done", len(run.history())),
+        "model_sha256": hashlib.sha256(run.model.read_bytes()).hexdigest(),
+    }
 
 
 def config_differences(runs: Sequence[RunFolder]) -> dict[str, list[Any]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+log = logging.getLogger(__name__)
 # Kubernetes and SLURM send TERM before they kill; SLURM's --signal=USR1@120 does so earlier; Ctrl-C is INT.
 STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
@@ -38,6 +40,7 @@ def stop_requests() -> Iterator[StopRequest]:
 
     def note(number, _frame) -> None:
         request.signal = number
+        log.warning("signal %d: the run stops after this step", number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, before[signal.SIGINT])
 

@@ -149,6 +149,12 @@ def test_run_folder_evaluation_and_prediction(work, archive, capfd, tmp_path):
     printed = json.loads(out(capfd, *again, "--json").out)
     assert card["scores"] == printed["scores"]
     assert 0 <= card["scores"]["average_precision_micro"] <= 1
+    assert card["training"]["config"]["model"] == "shallow_cnn_s1s2_late"
+    text = (tmp_path / "card" / "card.md").read_text()
+    assert "| epochs | 1 of 1; the model is that of epoch 1 |" in text
+    assert "too good" not in text
+    out(capfd, *again, "--split", "validation", "--out", tmp_path / "seen")
+    assert "chosen on this split: its scores are too good" in (tmp_path / "seen" / "card.md").read_text()
     patch = archive.patches[4]
     text = out(capfd, "predict", work / "bundles", patch.s2_dir, "--threshold", "0").out
     assert text.startswith(patch.s2_name)
@@ -187,6 +193,16 @@ def test_run_folder_evaluation_and_prediction(work, archive, capfd, tmp_path):
             "mean dropout",
         ),
         (["train", "vgg16_s2", "--records", "{work}/records", "--out", "{tmp}/x", "--set", "dropout"], 1, "key=value"),
+        (
+            ["train", "vgg16_s2", "--records", "{work}/records", "--out", "{tmp}/x", "--set", "model=a"],
+            1,
+            "the model is",
+        ),
+        (
+            ["train", "vgg16_s2", "--records", "{work}/records", "--out", "{tmp}/x", "--set", "ema=a"],
+            1,
+            "ema is a number",
+        ),
         (["train", "vgg16_s2", "--records", "{work}/records", "--out", "{work}/run"], 1, "--overwrite"),
         (["evaluate", "{work}/run", "--records", "{work}/records", "--split", "tets"], 2, "did you mean test"),
         (["evaluate", "{tmp}", "--records", "{work}/records"], 1, "no run folder"),

@@ -70,6 +70,7 @@ def test_cards_are_compared(work, tmp_path, capfd):
     cards = [tmp_path / name for name in "ab"]
     text = run(capfd, "evaluate", "--compare", *cards, cards[0], "--bootstrap", 20).out
     assert text.count("average precision micro") == 2
+    assert text.count("The cards have different thresholds") == 1  # a and b; a and a have not
     assert "not more than by chance" in text
     found = json.loads(run(capfd, "evaluate", "--compare", *cards, "--bootstrap", 20, "--seed", 4, "--json").out)
     assert [(row["other"], row["resamples"], row["seed"]) for row in found] == [(str(cards[1]), 20, 4)]

@@ -54,6 +54,20 @@ def test_compare_shows_settings_that_differ_and_plots(tmp_path, capfd):
     assert "--overwrite" in call(capfd, "runs", "compare", *runs, "--png", tmp_path / "c.png", code=1).err
 
 
+def test_a_killed_run_is_told_from_one_that_goes_on(tmp_path, capfd):
+    folder = make_run(tmp_path / "a", status="running")
+    (entry,) = json.loads(call(capfd, "runs", "list", tmp_path, "--json").out)
+    assert entry["status"] == "interrupted"
+    with RunFolder(folder).locked():
+        (entry,) = json.loads(call(capfd, "runs", "list", tmp_path, "--json").out)
+    assert entry["status"] == "running"
+
+
+def test_losses_of_different_kinds_are_said_not_to_compare(tmp_path, capfd):
+    runs = make_run(tmp_path / "a", loss="bce"), make_run(tmp_path / "b", loss="focal")
+    assert "different losses" in call(capfd, "runs", "compare", *runs).out
+
+
 def test_runs_of_different_records_are_said_not_to_compare(tmp_path, capfd):
     runs = make_run(tmp_path / "a"), make_run(tmp_path / "b", records="b" * 64)
     assert "different records" in call(capfd, "runs", "compare", *runs).out
