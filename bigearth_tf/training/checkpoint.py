@@ -13,7 +13,6 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
@@ -38,7 +37,6 @@ class Progress:
         best_epoch: where it was.
         stale: epochs since then.
         stopped_early: the run is done before its last epoch.
-        skipped: damaged records that were left out, as JSON types.
     """
 
     epoch: int = 0
@@ -49,7 +47,6 @@ class Progress:
     best_epoch: int | None = None
     stale: int = 0
     stopped_early: bool = False
-    skipped: list[dict[str, Any]] = field(default_factory=list)
 
 
 def training_variables(model: keras.Model) -> list:
