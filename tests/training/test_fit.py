@@ -33,7 +33,10 @@ def records(tmp_path_factory):
 
 
 CONFIG = TrainConfig(
-    "shallow_cnn_s1", epochs=3, batch_size=2, model_options={"dense_units": 8, "dropout": 0.0, "conv_dropout": 0.0}
+    "shallow_cnn_s1",
+    epochs=3,
+    batch_size=2,
+    model_options={"dense_units": 8, "stride": 4, "dropout": 0.0, "conv_dropout": 0.0},
 )
 
 

@@ -215,7 +215,8 @@ def test_a_run_that_goes_on_has_each_value_once_and_no_gap(logs, tmp_path, sheet
         again, unbroken = values(tmp_path / part), values(logs / part)
         assert again.keys() == unbroken.keys()
         for tag in again:
-            assert [step for step, _ in again[tag]] == [step for step, _ in unbroken[tag]], tag
+            # files of one second are read in the order of their names, which is not that of their writing
+            assert sorted(step for step, _ in again[tag]) == [step for step, _ in unbroken[tag]], tag
 
 
 def test_a_new_run_in_an_old_folder_shows_nothing_of_the_old_one(tmp_path, sheets):

@@ -86,7 +86,7 @@ def test_a_wrong_space_is_refused_in_words(tmp_path, text, message):
     [
         ({"optimizer": Choices(["adam", "adm"])}, "gives optimizer a value that cannot be: .*adm"),
         ({"learning_rate": Range(-1.0, 1e-2)}, "gives learning_rate a value that cannot be: learning_rate must be > 0"),
-        ({"epochs": Range(1.0, 2.0)}, "gives epochs a value that cannot be: epochs takes a int"),
+        ({"epochs": Range(1.0, 2.0)}, "gives epochs a value that cannot be: epochs is a whole number"),
     ],
 )
 def test_every_end_of_a_space_is_checked_before_anything_starts(space, message):
