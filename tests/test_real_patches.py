@@ -52,6 +52,7 @@ def test_real_v2_patches_convert_alone_and_verify(v2_roots, tmp_path, sensors, e
     assert report.compared == sum(expected.values())
 
 
+@pytest.mark.slow
 def test_an_overfitted_model_predicts_its_training_labels_from_the_bundle_and_the_files(v1_roots, tmp_path):
     """The whole way on real pairs, no step lossy or permuted: micro F1 of at least 0.99."""
     roots = v1_roots[:1]  # without the lists all four pairs are there, the snowy one too

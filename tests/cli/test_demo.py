@@ -30,6 +30,7 @@ def small(tmp_path_factory):
     return folder, process
 
 
+@pytest.mark.slow  # `make demo` is among the checks
 def test_demo_leaves_what_it_promises(small):
     folder, process = small
     assert {p.name for p in (folder / "demo").iterdir()} == RESULTS | {"archive"}
