@@ -14,6 +14,16 @@
     |-- DownloadError (OSError)      a published file could not be fetched whole and unchanged
     |-- DivergedError (FloatingPointError)   the loss became NaN or infinite; names the batch
     |-- RunStoppedError (InterruptedError)   a signal stopped a training, which can go on from its checkpoint
+    |-- BundleError (ValueError)     a bundle failed its self-check, is damaged, or is of another program
+    |-- AccuracyError (ValueError)   a smaller model answers worse than was allowed
+    |-- RequestError (ValueError)    a prediction request that breaks a rule          HTTP 400, INVALID_ARGUMENT
+    |   |-- NotServedError (LookupError)   no such model, version or signature       HTTP 404, NOT_FOUND
+    |   |-- TooLargeError            more bytes or patches than the server takes     HTTP 413, RESOURCE_EXHAUSTED
+    |   `-- UnauthorizedError (PermissionError)   token missing or wrong             HTTP 401, UNAUTHENTICATED
+    |-- OverloadedError (RuntimeError)   the queue is full; try again later          HTTP 503, UNAVAILABLE
+    |-- DeadlineError (TimeoutError)     no answer within the time that was given    HTTP 504, DEADLINE_EXCEEDED
+    |-- ServerError (RuntimeError)       the server failed at a request              HTTP 500, INTERNAL
+    |-- ServerUnreachableError (ConnectionError)   nobody answers at that address
     |-- OutputError (OSError)        the output cannot be written: full disk, read-only folder
     `-- OutputExistsError (FileExistsError)  would overwrite; needs overwrite=True / --overwrite
 
@@ -102,6 +112,46 @@ class RunStoppedError(BigEarthError, InterruptedError):
     def __init__(self, message: str, signal: int = 15):
         super().__init__(message)
         self.signal = signal
+
+
+class BundleError(BigEarthError, ValueError):
+    """A bundle failed its self-check, is damaged, or was written by another program."""
+
+
+class AccuracyError(BigEarthError, ValueError):
+    """A converted model answers worse than its original by more than was allowed."""
+
+
+class RequestError(BigEarthError, ValueError):
+    """A prediction request that breaks a rule: wrong shape, type, bytes or JSON."""
+
+
+class NotServedError(RequestError, LookupError):
+    """The server has no such model, version or signature."""
+
+
+class TooLargeError(RequestError):
+    """A request has more bytes or patches than the server takes."""
+
+
+class UnauthorizedError(RequestError, PermissionError):
+    """The token of a request is missing or wrong."""
+
+
+class OverloadedError(BigEarthError, RuntimeError):
+    """The server's queue is full; the same request may succeed later."""
+
+
+class DeadlineError(BigEarthError, TimeoutError):
+    """No answer came within the time that was given."""
+
+
+class ServerError(BigEarthError, RuntimeError):
+    """The server failed at a request that it should have answered."""
+
+
+class ServerUnreachableError(BigEarthError, ConnectionError):
+    """Nobody answers at the server's address."""
 
 
 class OutputError(BigEarthError, OSError):
