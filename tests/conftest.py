@@ -1,6 +1,7 @@
 """Settings that must hold before TensorFlow is imported, and the fixtures that every test may use."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 def pytest_collection_modifyitems(items):
     """Put the longest files first, everything else in its order."""
     items.sort(key=lambda item: not str(item.path).endswith(LONGEST))
+
+
+@pytest.fixture(autouse=True)
+def _determinism_ends_with_a_test():
+    """Turn off what a deterministic run turned on: TensorFlow keeps it for the process and then compiles no model."""
+    yield
+    if "tensorflow" in sys.modules:
+        from tensorflow.python.framework import config  # there is no public way back
+
+        config.disable_op_determinism()
 
 
 @pytest.fixture(scope="session")

@@ -56,6 +56,7 @@ class TrainConfig:
         augment: True for flips and quarter turns, or names such as `dihedral, speckle(looks=8)`; False for none.
         seed: of initial weights, order, augmentation and dropout.
         deterministic: the same bits every time on one machine, and after any number of interruptions; slower on a GPU.
+            TensorFlow keeps it on until the process ends, and compiles nothing with XLA then.
         train_split: split to learn from.
         validation_split: split that picks the best epoch; empty for none: the last epoch is kept.
         monitor: score that picks the best epoch.
