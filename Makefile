@@ -6,7 +6,7 @@ ARGS ?=
 PYTHON ?=
 PYTHON311 ?=
 ADDONS_EXTRAS = addons,test
-TWO = -n 2 --dist loadfile --no-loadscope-reorder  # two processes, each test file in one of them, longest first
+PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder  # processes; each test file in one of them, longest first
 
 ANY_PYTHON = python3.12 python3.13 python3.11 python3 python /usr/bin/python3.1[123] /usr/local/bin/python3.1[123] \
 	$(HOME)/.pyenv/versions/3.1[123].*/bin/python $(HOME)/.local/share/uv/python/cpython-3.1[123].*/bin/python3
@@ -54,13 +54,13 @@ demo: $(READY)  ## run the demo on a generated archive (ARGS="--out folder" and 
 	@.venv/bin/bigearth-tf demo $(ARGS)
 
 test: $(READY)  ## run the tests, slow ones left out (ARGS="-k name" and more)
-	@.venv/bin/python -m pytest $(TWO) $(ARGS)
+	@.venv/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 test-slow: $(READY)  ## run all tests, slow ones included
-	@.venv/bin/python -m pytest -m "slow or not slow" $(TWO) $(ARGS)
+	@.venv/bin/python -m pytest -m "slow or not slow" $(PARALLEL) $(ARGS)
 
 test-addons: $(READY_ADDONS)  ## run the same tests on TensorFlow 2.15 with TensorFlow Addons, in .venv-addons (Python 3.11)
-	@.venv-addons/bin/python -m pytest $(TWO) $(ARGS)
+	@.venv-addons/bin/python -m pytest $(PARALLEL) $(ARGS)
 
 lint: $(READY)  ## check style without changing a file
 	@.venv/bin/python -m ruff check . && .venv/bin/python -m ruff format --check .

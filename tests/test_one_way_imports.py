@@ -232,5 +232,6 @@ def test_importing_it_loads_no_tensorflow(project_root, modules):
     assert loaded(project_root, *modules) == "[]"
 
 
+@pytest.mark.slow
 def test_the_look_for_tensorflow_sees_it(project_root):
     assert loaded(project_root, "bigearth_tf", "keras") == "['keras', 'tensorflow']"

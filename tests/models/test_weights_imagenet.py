@@ -29,6 +29,7 @@ def test_rgb_bands_take_their_filters_and_others_the_mean():
     np.testing.assert_allclose(spread[0, :, 0, 0], np.array([12, 6, 3, 7, 7, 7]) * 3 / 6)
 
 
+@pytest.mark.slow
 def test_both_backbones_of_a_late_model_begin_with_the_file(tmp_path):
     tensors = filled(timm_resnet(18, 3, 1000))
     file = write(tmp_path / "w.safetensors", tensors)

@@ -55,7 +55,7 @@ def whole(records):
     return found
 
 
-@pytest.mark.parametrize("k", [1, 3, 5, 6])
+@pytest.mark.parametrize("k", [1, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 6])
 def test_the_rest_is_identical_after_any_batch(records, whole, k):
     assert_same(batches(load_dataset(records, "train", epoch=2, skip_batches=k, **SHUFFLED)), whole[k:])
 
@@ -80,6 +80,7 @@ def test_a_resumed_run_is_the_unbroken_one(records):
         load_dataset(records, "train", skip_batches=9, **options)
 
 
+@pytest.mark.slow
 def test_order_and_pixels_do_not_depend_on_threads_or_cache(records, tmp_path):
     options = dict(shuffle=True, augment="dihedral, speckle", batch_size=4, names=True, seed=1)
     expected = batches(load_dataset(records, "train", **options))

@@ -191,6 +191,7 @@ def test_a_run_of_two_devices_goes_on_where_it_was(start, two_devices):
     require_equal(run, two_devices)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(KERAS_2, reason="Keras 2 has no JAX backend")
 def test_two_jax_hosts_train_the_model_of_one_process(start):
     pytest.importorskip("jax", reason="several hosts train on Keras' JAX backend")

@@ -184,6 +184,7 @@ def test_drops_are_drawn_with_their_numbers(made):
     assert explain_plots._text(-0.0001) == "0.000"
 
 
+@pytest.mark.slow
 def test_the_command_adds_it_to_the_card(work, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(card_plots, "draw_card", lambda card: {})
     create_model("shallow_cnn_s1", dense_units=4, stride=4).save(tmp_path / "model.keras")

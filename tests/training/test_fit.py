@@ -154,6 +154,7 @@ def test_a_score_within_one_archive_version_is_marked_clean(run, records):
     assert evaluate(run[0].model, records).overlap is False
 
 
+@pytest.mark.slow
 def test_a_model_of_both_sensors_is_scored_with_one(records, tmp_path):
     """Also on records that do not hold the other."""
     model = fit(dataclasses.replace(CONFIG, model="shallow_cnn_s1s2_late", epochs=1), records, tmp_path / "run").model
@@ -194,6 +195,7 @@ def load_model_of(config):
     return create_model(config.model, **config.model_options)
 
 
+@pytest.mark.slow
 def test_augmentations_and_cache_are_part_of_the_config(records, tmp_path):
     config = dataclasses.replace(CONFIG, epochs=1, augment="dihedral, speckle(looks=8)", cache="memory")
     fit(config, records, tmp_path / "run")

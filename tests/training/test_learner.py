@@ -85,6 +85,7 @@ def test_weights_that_do_not_fit_are_refused(records, start, tmp_path):
         build_learner(CONFIG.replace(weights=str(tmp_path / "nothing")), records)
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_keeps_its_weights(records, start, tmp_path):
     config = CONFIG.replace(weights=str(start.folder), freeze="backbone", epochs=2)
     ours, theirs = weights_of(fit(config, records, tmp_path / "run").model), weights_of(start.model)

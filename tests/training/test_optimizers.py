@@ -59,6 +59,7 @@ def test_options_reach_the_constructor():
     assert float(optimizer.learning_rate) == 0.25
 
 
+@pytest.mark.slow
 def test_ema_ends_as_the_average_of_the_weights():
     optimizer = optimizer_of("sgd(momentum=0)", ema=0.5)
     assert (optimizer.use_ema, optimizer.ema_momentum, optimizer.ema_overwrite_frequency) == (True, 0.5, None)
