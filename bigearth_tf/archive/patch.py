@@ -256,7 +256,7 @@ def _time(name: str, data: dict | None, key: str) -> str:
 def read_band_files(folders: Sequence[Path | str], bands: BandSet) -> dict[str, bytes]:
     """Return the bytes of the band files that a model needs, from one or two patch folders.
 
-    A folder may hold the files of one sensor or of both; only the end of a file name, `_<BAND>.tif`, matters.
+    A folder may hold the files of one sensor or of both; only the end of a file name matters, as for `band_files`.
 
     Args:
         folders: patch folders.
@@ -271,8 +271,10 @@ def read_band_files(folders: Sequence[Path | str], bands: BandSet) -> dict[str, 
     files = band_files(folders)
     lacking = [name for name in bands.bands if name not in files]
     if lacking:
+        as_published = any(next(Path(folder).glob("*.jp2"), None) for folder in folders)
         raise MissingBandError(
             f"{' and '.join(map(str, folders))} lack(s) band(s) {', '.join(lacking)}; needed are {bands}"
+            + (". Files of JPEG 2000 lie there: cut them to patches and write GeoTIFFs" if as_published else "")
         )
     places = {}
     for name in bands.bands:
@@ -284,8 +286,14 @@ def read_band_files(folders: Sequence[Path | str], bands: BandSet) -> dict[str, 
     return {name: geotiff.read_bytes(files[name]) for name in bands.bands}
 
 
+# `<patch>_B02.tif` of the archives, `B02.tif`, and `T32UMD_20230115T103311_B02_10m.tif`, as ESA names the files of L2A.
+_BAND_FILE = re.compile(r"(?:.*_)?(?P<band>[A-Z0-9]{2,3}?)(?:_(?P<gsd>\d\d)m)?\.tiff?", re.DOTALL)
+
+
 def band_files(folders: Iterable[Path | str]) -> dict[str, Path]:
-    """Return band name -> file in some patch folders, by the end of the file name.
+    """Return band name -> file in some patch folders, by the end of the file name: `<BAND>.tif` or `<BAND>_10m.tif`.
+
+    Files of a band at another pixel size than the archives' are no files of the band.
 
     Raises:
         ArchiveNotFoundError: a folder does not exist.
@@ -296,8 +304,9 @@ def band_files(folders: Iterable[Path | str]) -> dict[str, Path]:
         if not Path(folder).is_dir():
             raise ArchiveNotFoundError(f"patch folder {folder} does not exist")
         for path in sorted(Path(folder).iterdir()):
-            name = path.stem.rpartition("_")[2]
-            if path.suffix.lower() in (".tif", ".tiff") and name in BANDS:
+            match = _BAND_FILE.fullmatch(path.stem + path.suffix.lower())
+            name = match["band"] if match else ""
+            if name in BANDS and (match["gsd"] or f"{BANDS[name].gsd}") == f"{BANDS[name].gsd}":
                 if name in found:
                     raise PairError(f"two files of band {name}: {found[name]} and {path}; a pair has one of each")
                 found[name] = path
