@@ -6,7 +6,6 @@ if hasattr(keras, "ops"):
     any_true = keras.ops.any
     cast = keras.ops.cast
     cumsum = keras.ops.cumsum
-    einsum = keras.ops.einsum
     exp = keras.ops.exp
     log = keras.ops.log
     log_softmax = keras.ops.log_softmax
@@ -38,7 +37,6 @@ else:
     any_true = tf.reduce_any
     cast = tf.cast
     cumsum = tf.math.cumsum
-    einsum = tf.einsum
     exp = tf.exp
     log = tf.math.log
     log_softmax = tf.nn.log_softmax

@@ -125,8 +125,9 @@ class BandResampling(keras.layers.Layer):
         if self.method == "nearest":
             return _ops.repeat(_ops.repeat(inputs, factor, axis=1), factor, axis=2)
         matrix = resampling_matrix(self.method, n, self.size)
-        rows = _ops.einsum("ij,bjkc->bikc", matrix, inputs)
-        return _ops.einsum("ij,bkjc->bkic", matrix, rows)
+        bands = inputs.shape[-1]  # products, not einsum: converters to other runtimes know them
+        rows = _ops.matmul(matrix, _ops.reshape(inputs, (-1, n, n * bands)))
+        return _ops.matmul(matrix, _ops.reshape(rows, (-1, self.size, n, bands)))
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0], self.size, self.size, input_shape[-1])
