@@ -42,10 +42,21 @@ def project_root() -> Path:
     return PROJECT_ROOT
 
 
+def _shared_folder() -> Path:
+    return Path(os.environ.get("BIGEARTH_SHARED") or PROJECT_ROOT.parent / "shared").resolve()
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of real patches (BIGEARTH_SHARED), or skip the test when there is none."""
-    folder = Path(os.environ.get("BIGEARTH_SHARED") or PROJECT_ROOT.parent / "shared").resolve()
+    folder = _shared_folder()
     if not folder.is_dir():
         pytest.skip(f"needs real patches: {folder} not found, set BIGEARTH_SHARED")
     return folder
+
+
+@pytest.fixture(scope="session")
+def shared_or_none() -> Path | None:
+    """Return the folder of real patches, or None for a test that generates its own then."""
+    folder = _shared_folder()
+    return folder if folder.is_dir() else None

@@ -71,8 +71,8 @@ def features_head(size: int) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _example_class() -> Any:
-    """Build the message class of tf.train.Example in a descriptor pool of our own."""
+def example_class() -> Any:
+    """Return the message class of tf.train.Example, in a descriptor pool of our own."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     field = descriptor_pb2.FieldDescriptorProto
@@ -122,6 +122,6 @@ def parse_example(serialized: bytes) -> Mapping[str, Any]:
     from google.protobuf.message import DecodeError
 
     try:
-        return _example_class().FromString(serialized).features.feature
+        return example_class().FromString(serialized).features.feature
     except DecodeError:
         raise RecordsError("not a tf.Example; the shard is damaged or foreign") from None

@@ -1,129 +1,177 @@
-"""The signatures of a bundle, in ops that stock TensorFlow Serving has: raw arrays, tf.Examples, GeoTIFF bytes."""
+"""The signatures of a bundle, in ops that stock TensorFlow Serving has."""
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from bigearth_tf.bands import Band, BandSet
+from bigearth_tf.calibration import Calibration
 from bigearth_tf.models.classifier import PatchClassifier
-from bigearth_tf.pipelines.decode import decode_grids, feature_spec
+from bigearth_tf.pipelines.decode import decode_grids
+from bigearth_tf.records.schema import STORED_GRIDS
+from bigearth_tf.serving.absence import fill_absent
+from bigearth_tf.serving.geotiff_ops import decode_geotiffs
+from bigearth_tf.serving.graph_checks import after, check_grids, number, require
+from bigearth_tf.serving.interface import (
+    ASSET,
+    CLASSIFY,
+    DEFAULT,
+    EMBED,
+    EXAMPLES,
+    EXPLAIN,
+    GEOTIFF,
+    LABELS,
+    PROBABILITIES,
+    UNSURE,
+    map_outputs,
+    sensor_signature,
+)
+from bigearth_tf.training.grad_cam import class_maps, feature_maps, split_model
 
-OUTPUT = "probabilities"
-DEFAULT, EXAMPLES, GEOTIFF = "serving_default", "serve_examples", "serve_geotiff"
+Tensors = dict[str, tf.Tensor]
+_STORED = {grid.name: grid for grid in STORED_GRIDS}
 
 
-class ServedModel(tf.Module):
-    """The trackable behind a bundle: the weights, the assets, and one function per signature.
+class ServedModel:
+    """The functions behind a bundle.
+
+    The model is cut in two parts, each traced once and called by every signature, so the graph holds it once.
 
     Args:
         model: to serve.
-        assets: files that go into the bundle's assets folder.
+        calibration: its temperature, thresholds and doubts.
+        assets: file name -> content, what `asset` returns.
     """
 
-    def __init__(self, model: PatchClassifier, assets: list[str]):
-        super().__init__()
-        self._model = model
-        self._temperature = model.calibration.temperature if model.calibration else 1.0
-        self.weights = [v if isinstance(v, tf.Variable) else v.value for v in model.weights]
-        self.assets = [tf.saved_model.Asset(path) for path in assets]
+    def __init__(self, model: PatchClassifier, calibration: Calibration, assets: Mapping[str, bytes]):
+        self._names = model.contract.nomenclature.names
+        self._bands = model.contract.band_set
+        self._calibration, self._assets = calibration, dict(assets)
+        self._backbones = list(feature_maps(model))
+        self._trunk, self._rest = split_model(model)
+        self._grids = {grid.name: _spec(grid.name, (None, *grid.shape), grid.dtype) for grid in self._bands.grids}
+        self._see = tf.function(self._check_and_see, input_signature=[self._grids], autograph=False)
+        self._judge = tf.function(lambda seen: self._rest(seen, training=False), autograph=False)
+        self._parse = tf.function(self._decode_examples, input_signature=[_strings("examples")], autograph=False)
 
-    def signatures(self) -> dict:
+    def signatures(self) -> dict[str, tf.types.experimental.ConcreteFunction]:
         """Return signature name -> concrete function."""
-        bands = self._model.contract.band_set
-        grids = {g.name: tf.TensorSpec((None, *g.shape), g.dtype, name=g.name) for g in bands.grids}
-        files = {name: tf.TensorSpec((None,), tf.string, name=name) for name in bands.bands}
-        examples = {"examples": tf.TensorSpec((None,), tf.string, name="examples")}
+        grids = self._grids
+        files = {name: _strings(name) for name in self._bands.bands}
+        traced = {
+            DEFAULT: _trace(self._serve_grids, grids),
+            EXAMPLES: _trace(self._serve_examples, {"examples": _strings("examples")}),
+            CLASSIFY: _trace(self._classify, {"inputs": _strings("inputs")}),
+            GEOTIFF: _trace(self._serve_geotiff, files),
+            EMBED: _trace(self._embed, grids),
+            EXPLAIN: _trace(self._explain, grids),
+            ASSET: _trace(self._asset, {"names": _strings("names")}),
+        }
+        if len(self._bands.sensors) > 1:
+            for sensor in self._bands.sensors:
+                own = {grid.name: grids[grid.name] for grid in self._bands.of_sensor(sensor).grids}
+                traced[sensor_signature(sensor)] = _trace(self._serve_sensor, own)
+        return traced
+
+    def _check_and_see(self, grids: Tensors) -> list[tf.Tensor]:
+        check_grids(grids, self._bands)
+        return tf.nest.flatten(self._trunk(grids, training=False))  # Keras gives a single tensor without its list
+
+    def _serve_grids(self, **grids) -> Tensors:
+        _, logits = self._judge(self._see(grids))
+        return self._decide(logits)
+
+    def _serve_sensor(self, **grids) -> Tensors:
+        (patches, *_) = (tf.shape(values)[0] for values in grids.values())
+        for grid in self._bands.grids:
+            if grid.name not in grids:
+                grids[grid.name] = tf.zeros([patches, *grid.shape], grid.dtype)
+        return self._serve_grids(**grids)
+
+    def _serve_examples(self, examples: tf.Tensor) -> Tensors:
+        return self._serve_grids(**self._parse(examples))
+
+    def _classify(self, inputs: tf.Tensor) -> Tensors:
+        scores = self._serve_examples(inputs)[PROBABILITIES]
+        return {"classes": tf.broadcast_to(tf.constant(self._names), tf.shape(scores)), "scores": scores}
+
+    def _serve_geotiff(self, **files) -> Tensors:
+        return self._serve_grids(**decode_geotiffs(files, self._bands))
+
+    def _embed(self, **grids) -> Tensors:
+        features, _ = self._judge(self._see(grids))
+        return {"embedding": tf.cast(features, tf.float32)}
+
+    def _explain(self, **grids) -> Tensors:
+        seen = self._see(grids)
+        _, logits = self._judge(seen)
+        every = tf.range(len(self._names))
+        maps = class_maps(self._rest, seen, every, self._backbones, self._bands.size)
+        return {**dict(zip(map_outputs(maps), maps.values(), strict=True)), PROBABILITIES: self._probabilities(logits)}
+
+    def _asset(self, names: tf.Tensor) -> Tensors:
+        same = tf.equal(names[:, None], tf.constant(list(self._assets)))
+        known = ", ".join(self._assets)
+        with after(require(tf.reduce_any(same, axis=1), "there is no asset ", names, f"; ask for {known}")):
+            place = tf.argmax(tf.cast(same, tf.int32), axis=1)
+        return {"contents": tf.gather(tf.constant(list(self._assets.values())), place)}
+
+    def _probabilities(self, logits: tf.Tensor) -> tf.Tensor:
+        return tf.sigmoid(tf.cast(logits, tf.float32) / self._calibration.temperature)
+
+    def _decide(self, logits: tf.Tensor) -> Tensors:
+        """Decide as `Calibration.decide` does."""
+        probabilities = self._probabilities(logits)
+        wide = tf.cast(probabilities, tf.float64)
+        predicted = wide >= tf.constant(self._calibration.thresholds, tf.float64)
+        confidence = tf.where(predicted, wide, 1 - wide)
         return {
-            DEFAULT: tf.function(self._serve_arrays).get_concrete_function(**grids),
-            EXAMPLES: tf.function(self._serve_examples).get_concrete_function(**examples),
-            GEOTIFF: tf.function(self._serve_geotiff).get_concrete_function(**files),
+            PROBABILITIES: probabilities,
+            LABELS: tf.where(predicted, tf.constant(self._names), ""),
+            UNSURE: confidence < tf.constant(self._calibration.unsure or 0, tf.float64),
         }
 
-    def _serve_arrays(self, **grids):
-        logits = tf.cast(self._model(grids, training=False), tf.float32)
-        return {OUTPUT: tf.sigmoid(logits / self._temperature)}
-
-    def _serve_examples(self, examples):
-        bands = self._model.contract.band_set
-        return self._serve_arrays(**decode_grids(tf.io.parse_example(examples, feature_spec(bands)), bands))
-
-    def _serve_geotiff(self, **files):
-        return self._serve_arrays(**decode_geotiffs(files, self._model.contract.band_set))
-
-
-def decode_geotiffs(files: dict[str, tf.Tensor], bands: BandSet) -> dict[str, tf.Tensor]:
-    """Decode batches of band files to grids.
-
-    Args:
-        files: band name -> (batch,) string, the bytes of plain archive GeoTIFFs.
-        bands: band set of the grids.
-
-    Returns:
-        Grid name -> (batch, size, size, bands) raw values.
-    """
-    return {
-        grid.name: tf.stack([decode_geotiff(files[band.name], band) for band in grid.bands], axis=-1)
-        for grid in bands.grids
-    }
+    def _decode_examples(self, examples: tf.Tensor) -> Tensors:
+        """Decode records; where there are two sensors, a record may lack one of them."""
+        stored = {grid.name: _STORED[grid.name] for grid in self._bands.grids}
+        lacking_is_empty = {name: tf.io.FixedLenFeature([], tf.string, "") for name in stored}
+        parsed = tf.io.parse_example(examples, lacking_is_empty)
+        parsed = fill_absent(parsed, {name: bytes(grid.nbytes) for name, grid in stored.items()}, self._bands)
+        for name, grid in stored.items():
+            length = tf.strings.length(parsed[name])
+            rows, columns, bands = grid.shape
+            check = require(
+                tf.equal(length, grid.nbytes),
+                f"{name} holds {rows} x {columns} x {bands} {grid.dtype}, {grid.nbytes} bytes; patch ",
+                number(length),
+                " has ",
+                length,
+                "; send records of this package, schema v1",
+            )
+            with after(check):
+                parsed[name] = tf.identity(parsed[name])
+        return decode_grids(parsed, self._bands)
 
 
-# Offsets in a classic little-endian TIFF whose directory starts at byte 8 and holds the baseline tags in order, as
-# every file of the archives does: 12 bytes an entry, first width, height, bits, compression.
-_FIRST_ENTRY, _ENTRY_BYTES = 10, 12
-_STRIPS_ENTRY = 5
-_FORMAT_ENTRY = 10
+def trackable(model: PatchClassifier, assets: list[str]) -> tf.Module:
+    """Return what a SavedModel keeps beside its signatures: weights and assets, and no Keras objects."""
+    module = tf.Module()
+    module.weights = [v if isinstance(v, tf.Variable) else v.value for v in model.weights]
+    module.assets = [tf.saved_model.Asset(path) for path in assets]
+    return module
 
 
-def decode_geotiff(files: tf.Tensor, band: Band) -> tf.Tensor:
-    """Decode (batch,) bytes of one band to (batch, size, size) pixels, behind a header check.
-
-    A file fails the request unless it is an uncompressed single-band GeoTIFF of the band's size and type whose first
-    strip starts where the pixels of the tail start.
-    """
-    sample_format = 3 if band.dtype == "float32" else 1
-    bits = 32 if band.dtype == "float32" else 16
-    entries = ((256, band.size), (257, band.size), (258, bits), (259, 1))
-    expected = b"II*\0" + struct.pack("<I", 8)
-    expected_entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in entries)
-    expected_format = struct.pack("<HHIHH", 339, 3, 1, sample_format, 0)
-    length = tf.strings.length(files)
-    shortest = _FIRST_ENTRY + (_FORMAT_ENTRY + 1) * _ENTRY_BYTES + band.nbytes
-    message = (
-        f"{band.name}: not a plain archive GeoTIFF (one uncompressed band of {band.size} x {band.size} "
-        f"{band.dtype}, pixels at the end of the file)"
-    )
-    long_enough = tf.debugging.assert_greater_equal(length, shortest, message=f"{message}: too short")
-    with _after(long_enough):
-        files = tf.identity(files)
-    head = tf.strings.substr(files, 0, shortest - band.nbytes)
-
-    def part(at: int, size: int) -> tf.Tensor:
-        return tf.strings.substr(head, at, size)
-
-    tf.debugging.assert_equal(part(0, 8), expected, message=message)
-    tf.debugging.assert_equal(part(_FIRST_ENTRY, len(expected_entries)), expected_entries, message=message)
-    at = _FIRST_ENTRY + _FORMAT_ENTRY * _ENTRY_BYTES
-    tf.debugging.assert_equal(part(at, _ENTRY_BYTES), expected_format, message=message)
-    # The strip offsets entry: tag 273, type LONG, count, then the offset itself or where the offsets are.
-    at = _FIRST_ENTRY + _STRIPS_ENTRY * _ENTRY_BYTES
-    tf.debugging.assert_equal(part(at, 4), struct.pack("<HH", 273, 4), message=message)
-    strips = _uint32(part(at + 4, 4))
-    value = _uint32(part(at + 8, 4))
-    place = tf.where(strips > 1, tf.clip_by_value(value, 0, length - 4), at + 8)
-    first = _uint32(tf.strings.substr(files, place, tf.fill(tf.shape(place), 4)))
-    tf.debugging.assert_equal(first, length - band.nbytes, message=f"{message}: truncated, or pixels elsewhere")
-    pixels = tf.io.decode_raw(tf.strings.substr(files, -band.nbytes, band.nbytes), band.dtype)
-    pixels = tf.ensure_shape(pixels, (None, band.size * band.size))
-    return tf.reshape(pixels, (-1, band.size, band.size))
+def _strings(name: str) -> tf.TensorSpec:
+    return _spec(name, (None,), tf.string)
 
 
-def _after(check: tf.Operation | None):
-    """Order what follows behind a check; run eagerly, a check is done when it returns None."""
-    return tf.control_dependencies([check] if check is not None else [])
+def _spec(name: str, shape: tuple, dtype) -> tf.TensorSpec:
+    return tf.TensorSpec(shape, dtype, name=name)
 
 
-def _uint32(four_bytes: tf.Tensor) -> tf.Tensor:
-    """(batch,) strings of 4 bytes -> (batch,) int32; archive files are far below 2 GiB."""
-    return tf.reshape(tf.io.decode_raw(four_bytes, tf.int32), (-1,))
+def _trace(function: Callable, inputs: Mapping[str, tf.TensorSpec]):
+    return tf.function(function, autograph=False).get_concrete_function(**inputs)
+
+
+__all__ = ["ASSET", "CLASSIFY", "DEFAULT", "EMBED", "EXAMPLES", "EXPLAIN", "GEOTIFF", "ServedModel", "trackable"]

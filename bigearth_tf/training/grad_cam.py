@@ -46,22 +46,11 @@ def grad_cam(model: PatchClassifier, grids: Mapping[str, np.ndarray], classes: S
         raise ConfigError("grad_cam needs at least one class, got none")
     contract = model.contract
     numbers = [contract.nomenclature.index(name) for name in classes]
-    layers = feature_maps(model)
-    trunk, rest = _split(model, list(layers.values()))
+    trunk, rest = split_model(model)
     inputs = {name: tf.convert_to_tensor(values) for name, values in model.complete(grids).items()}
     handed_on = tf.nest.flatten(trunk(inputs, training=False))  # Keras gives a single tensor without its list
-    maps = handed_on[: len(layers)]
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(maps)
-        logits = rest(handed_on, training=False)
-        scores = [tf.reduce_sum(logits[:, number]) for number in numbers]
-    found: dict[str, list[np.ndarray]] = {backbone: [] for backbone in layers}
-    for score in scores:
-        gradients = tape.gradient(score, maps, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        for evidence, values, gradient in zip(found.values(), maps, gradients, strict=True):
-            evidence.append(_evidence(np.asarray(values, np.float32), np.asarray(gradient, np.float32)))
-    size = contract.band_set.size
-    return {backbone: _scaled(np.stack(evidence, axis=1), size) for backbone, evidence in found.items()}
+    maps = class_maps(rest, handed_on, tf.constant(numbers), list(feature_maps(model)), contract.band_set.size)
+    return {backbone: np.moveaxis(values.numpy(), -1, 1) for backbone, values in maps.items()}
 
 
 def feature_maps(model: PatchClassifier) -> dict[str, str]:
@@ -79,27 +68,66 @@ def feature_maps(model: PatchClassifier) -> dict[str, str]:
     return found
 
 
-def _split(model: PatchClassifier, layers: list[str]) -> tuple[keras.Model, keras.Model]:
-    """Cut a model behind layers: into what makes their maps, and what makes logits of them.
+def split_model(model: PatchClassifier) -> tuple[keras.Model, keras.Model]:
+    """Cut a model behind its last feature maps: into what makes them, and what makes logits of them.
 
     Gradients of the second do not go back through the backbones, which is most of the work.
+
+    Returns:
+        Grids -> the maps in the order of `feature_maps`, and what else the second needs. These, as a list -> what the
+        head sees (batch, width), and logits (batch, classes).
     """
     _, variant = model_parts(model.model_name)
+    head = model.get_layer("logits")
+    # Keras 2 names the tensor of a layer that was called again in an earlier split by its number
+    features = head.get_input_at(0) if hasattr(head, "get_input_at") else head.input
     # late fusion asks again, behind the backbones, which sensors are present
     asked = [layer for layer in model.layers if isinstance(layer, SensorPresence) and variant.fusion == "late"]
-    between = [*(model.get_layer(name).output for name in layers), *(layer.output for layer in asked)]
-    return keras.Model(model.input, between), keras.Model(between, model.output)
+    between = [*(model.get_layer(name).output for name in feature_maps(model).values()), *(a.output for a in asked)]
+    return keras.Model(model.input, between), keras.Model(between, [features, model.output])
 
 
-def _evidence(values: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+def class_maps(
+    rest: keras.Model, handed_on: Sequence[tf.Tensor], classes: tf.Tensor, backbones: Sequence[str], size: int
+) -> dict[str, tf.Tensor]:
+    """Return the maps of `grad_cam` from feature maps, in TensorFlow's own operations: they can be served.
+
+    Args:
+        rest: the second part of `split_model`.
+        handed_on: what the first part returns, the feature maps first.
+        classes: (n,) int32 numbers of the classes.
+        backbones: names of the feature maps.
+        size: rows and columns of the maps, in pixels.
+
+    Returns:
+        Backbone -> (batch, size, size, n) float32 in 0..1.
+    """
+    maps = list(handed_on[: len(backbones)])
+
+    def evidence(number: tf.Tensor) -> list[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            _, logits = rest([*maps, *handed_on[len(maps) :]], training=False)
+            score = tf.reduce_sum(tf.gather(logits, number, axis=1))
+        gradients = tape.gradient(score, maps, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        return [_evidence(values, gradient) for values, gradient in zip(maps, gradients, strict=True)]
+
+    found = tf.map_fn(evidence, classes, fn_output_signature=[tf.float32] * len(maps))
+    shapes = [values.shape[1:3] for values in maps]
+    return {
+        backbone: _scaled(tf.ensure_shape(values, (None, None, *shape)), size)
+        for backbone, values, shape in zip(backbones, found, shapes, strict=True)
+    }
+
+
+def _evidence(values: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
     """Return (batch, rows, columns) evidence, 0 or more, of a feature map and gradient (batch, rows, columns, n)."""
-    weights = gradient.mean(axis=(1, 2))
-    return np.maximum(np.einsum("brcn,bn->brc", values, weights), 0)
+    weights = tf.reduce_mean(tf.cast(gradient, tf.float32), axis=(1, 2))
+    return tf.nn.relu(tf.einsum("brcn,bn->brc", tf.cast(values, tf.float32), weights))
 
 
-def _scaled(evidence: np.ndarray, size: int) -> np.ndarray:
-    """Return maps (batch, classes, rows, columns) at `size` x `size` pixels, each with maximum 1 or all 0."""
-    down, across = (resampling_matrix("bilinear", n, size) for n in evidence.shape[2:])
-    fine = np.einsum("ij,bcjk,lk->bcil", down, evidence, across, optimize=True)
-    highest = fine.max(axis=(2, 3), keepdims=True)
-    return np.divide(fine, highest, out=np.zeros_like(fine), where=highest > 0)
+def _scaled(evidence: tf.Tensor, size: int) -> tf.Tensor:
+    """Return (batch, size, size, n) maps of (n, batch, rows, columns) evidence, each with maximum 1 or all 0."""
+    down, across = (tf.constant(resampling_matrix("bilinear", n, size), tf.float32) for n in evidence.shape[2:])
+    fine = tf.einsum("nbik,lk->biln", tf.einsum("ij,nbjk->nbik", down, evidence), across)
+    return tf.math.divide_no_nan(fine, tf.reduce_max(fine, axis=(1, 2), keepdims=True))
