@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from bigearth_tf.calibration import Calibration
 from bigearth_tf.cli import options
 from bigearth_tf.contract import ACCEPT_OVERLAP
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from bigearth_tf.serving.bundle import Bundle
     from bigearth_tf.training.compare import Comparison
 
 
@@ -70,7 +65,9 @@ def evaluate(
     as_json: bool,
     **settings,
 ) -> None:
-    """Score MODEL over a whole split: a run folder, a .keras file, or a bundle that `export` wrote.
+    """Score MODEL over a whole split.
+
+    MODEL is a run folder, a .keras file, a bundle that `export` wrote, or what `convert` wrote.
 
     Precision, recall, F0.5, F1, F2 and Jaccard (micro, macro, weighted, per sample, per class), exact average
     precision (micro, macro, per class), ranking and subset scores, with bootstrap intervals. --out writes a result
@@ -168,35 +165,23 @@ def _score(
 
 
 def _open_model(path: Path):
-    """Open a run folder, a .keras file or a bundle."""
+    """Open a run folder, a .keras file, a bundle, or what `convert` wrote."""
     from bigearth_tf.errors import ConfigError
-    from bigearth_tf.serving.bundle import Bundle, find_bundle
+    from bigearth_tf.serving.convert.converted import ConvertedModel
+    from bigearth_tf.serving.convert.targets import LITERT_SUFFIX, ONNX_SUFFIX
     from bigearth_tf.training.fit import load_run_model
     from bigearth_tf.training.run_folder import CONFIG_FILE, MODEL_FILE
 
+    if path.suffix in (LITERT_SUFFIX, ONNX_SUFFIX):
+        return ConvertedModel(path)
     if not path.is_dir() or (path / MODEL_FILE).is_file() or (path / CONFIG_FILE).is_file():
         return load_run_model(path)
     try:
-        find_bundle(path)
+        return ConvertedModel(path)
     except ConfigError as error:
         raise ConfigError(
             f"{path} is no run folder (no {MODEL_FILE}; `bigearth-tf train` makes one) and no bundle: {error}"
         ) from None
-    return _Served(Bundle(path))
-
-
-class _Served:
-    """A bundle as `evaluate` takes it."""
-
-    def __init__(self, bundle: Bundle):
-        self._bundle = bundle
-        self.model_name = bundle.path.parent.name  # <model>/<version>
-        self.contract = bundle.contract
-        plain = Calibration.plain(len(bundle.contract.nomenclature))  # what a bundle without a calibration has
-        self.calibration = None if bundle.calibration == plain else bundle.calibration
-
-    def predict(self, grids: Mapping[str, np.ndarray]) -> np.ndarray:
-        return self._bundle.predict(**grids)
 
 
 def _compare(cards: tuple[Path, ...], resamples: int, seed: int, as_json: bool) -> None:

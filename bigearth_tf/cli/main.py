@@ -33,7 +33,9 @@ _COMMANDS = {
     "evaluate": "Score a trained model on a split and write its result card; compare cards.",
     "calibrate": "Fit temperature and thresholds on validation and store them in the model.",
     "export": "Write a SavedModel bundle for TensorFlow Serving.",
-    "predict": "Predict the labels of GeoTIFF patches with a bundle.",
+    "convert": "Make a model smaller, or one for LiteRT or ONNX, and measure what it loses.",
+    "serve": "Serve bundles over REST and gRPC.",
+    "predict": "Predict the labels of GeoTIFF patches with a bundle or a server.",
 }
 
 

@@ -1,0 +1,1 @@
+"""Programs that go along with converted models, as they are. They know nothing of this package."""
