@@ -5,6 +5,8 @@ without batching, which computes one request after the other. Requests hold one 
 files; every answer is compared with what the model says, to 1e-4. Server, clients and model share the cores of this
 machine, and all traffic stays on it (127.0.0.1).
 
+`first request` is the time of the first answer after the server is ready, with the warm-up file and without.
+
 `swaps and kill`: 8 clients ask over gRPC while versions of two different models replace each other and a worker is
 killed. Each answer must come, and be that of the version that it names.
 """
@@ -83,6 +85,9 @@ def main() -> None:
                         load = _load(clients, options.seconds, ask, expected)
                         rows.append(_row(transport, clients, batching, load, best["patches_per_s"]))
                         _print(rows[-1])
+        for warm in (False, True):
+            rows.append(_first(served, options.model, files, warm))
+            _print(rows[-1])
         if options.swaps:
             answers = [expected, _loop(bundles[1], files, 8)]
             rows.append(_swaps(served, options, bundles, files, answers, best["batch"]))
@@ -307,6 +312,27 @@ def _row(transport: str, clients: int, batching: bool, load: Load, limit: float)
         "lost": len(load.lost),
         "lost_first": load.lost[:1],
     }
+
+
+def _first(served: Path, model: str, files: list[dict[str, bytes]], warm: bool) -> dict:
+    """Time the first requests of a server that has, or has not, replayed the warm-up file."""
+    file = served / model / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    aside = file.with_suffix(".aside")
+    if not warm:
+        file.rename(aside)
+    try:
+        with _server(served, True, 8) as (rest, _, _):
+            call, close = _rest_asker(rest, model, files)()
+            times = []
+            for patch in range(3):
+                start = time.perf_counter()
+                call(patch)
+                times.append(1000 * (time.perf_counter() - start))
+            close()
+    finally:
+        if not warm:
+            aside.rename(file)
+    return {"name": f"first request, {'warmed up' if warm else 'cold'}", "first_ms": times[0], "third_ms": times[2]}
 
 
 def _swaps(served: Path, options, bundles: list[Path], files, answers: list[np.ndarray], batch: int) -> dict:
