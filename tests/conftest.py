@@ -16,7 +16,18 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 # Files that take longest come first, so that no process waits at the end for the other one.
-LONGEST = ("training/test_survival.py", "training/test_distribution.py", "cli/test_demo.py", "serving/test_bundle.py")
+LONGEST = (
+    "training/test_survival.py",
+    "training/test_distribution.py",
+    "training/test_tune.py",
+    "serving/test_signatures.py",
+    "serving/test_served.py",
+    "serving/test_client_served.py",
+    "serving/test_convert.py",
+    "serving/server/test_engine.py",
+    "serving/server/test_bad_input.py",
+    "pipelines/test_foreign.py",
+)
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 

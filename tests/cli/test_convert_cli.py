@@ -59,6 +59,7 @@ def test_wrong_settings_stop_before_anything_is_done(work, tmp_path, capfd):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_refused_form_leaves_the_others(work, tmp_path, capfd, monkeypatch):
     there = {label for pair in PAIRS if pair["split"] == "validation" for label in pair["labels19"]}
 

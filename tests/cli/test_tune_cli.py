@@ -23,6 +23,7 @@ def space(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_search_shows_its_trials_and_how_to_train_the_winner(capfd, tmp_path, space):
     write_records([write_v2(tmp_path / "archive").root], tmp_path / "records")
     said = out(

@@ -46,7 +46,13 @@ def noise(band, number):
     return (2000 + 500 * pixels if band.sensor == "s2" else -15 + 3 * pixels).astype(band.dtype)
 
 
-@pytest.fixture(scope="module", params=[(write_v1, "s1s2_early"), (write_v2, "s1s2_late")], ids=["v1 early", "v2 late"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param((write_v1, "s1s2_early"), id="v1 early", marks=pytest.mark.slow),
+        pytest.param((write_v2, "s1s2_late"), id="v2 late"),
+    ],
+)
 def case(request, tmp_path_factory):
     """An archive, its records, a model of their contract, and its bundle."""
     write, variant = request.param

@@ -169,6 +169,7 @@ def variables_of(run: RunFolder) -> list[np.ndarray]:
         return [data[name] for name in sorted(data.files) if name != "state"]
 
 
+@pytest.mark.slow
 def test_two_devices_train_the_model_of_one(one_device, two_devices):
     require_equal(two_devices, one_device, statistics=STATISTICS)
 

@@ -101,6 +101,7 @@ def test_evaluation_equals_scores_of_its_own_predictions(run, records):
     assert json.loads(json.dumps(result.to_dict()))["patches"] == 6
 
 
+@pytest.mark.slow
 def test_without_a_validation_split_the_last_epoch_is_kept(records, tmp_path):
     config = TrainConfig.from_dict({**CONFIG.to_dict(), "epochs": 2, "validation_split": ""})
     result = fit(config, records, tmp_path / "run")
@@ -171,6 +172,7 @@ def test_a_model_of_both_sensors_is_scored_with_one(records, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_damage_stops_a_run_with_its_cure_or_is_read_around(tmp_path):
     archive = write_v2(tmp_path / "archive", [{"split": "train", "h": i, "v": 5} for i in range(6)])
     write_records([archive.root], tmp_path / "records")

@@ -58,6 +58,7 @@ def require_equal(ours, theirs, names):
             np.testing.assert_array_equal(a, b, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another(records, start):
     learner = build_learner(CONFIG.replace(weights=str(start.folder)), records)
     theirs = weights_of(start.model)
@@ -95,6 +96,7 @@ def test_a_frozen_backbone_keeps_its_weights(records, start, tmp_path):
         build_learner(CONFIG.replace(freeze="conv4"), records)
 
 
+@pytest.mark.slow
 def test_a_metric_loss_acts_on_the_embedding_beside_the_classes(records, tmp_path):
     config = CONFIG.replace(metric_loss="contrastive(weight=0.5)", metrics="AUC(multi_label=True)")
     learner = build_learner(config, records)

@@ -181,6 +181,7 @@ def assert_survives(server, count: int) -> None:
     assert {"REST 200", "REST 400", "REST 404", "gRPC OK", "gRPC INVALID_ARGUMENT", "gRPC NOT_FOUND"} <= set(outcomes)
 
 
+@pytest.mark.slow
 def test_400_mutated_requests(server):
     assert_survives(server, QUICK)
 
@@ -203,9 +204,9 @@ some_keys = st.sampled_from(
 @seed(0)
 @settings(max_examples=100, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
 @given(body=st.dictionaries(some_keys, any_json, max_size=4) | any_json, verb=st.integers(0, 2))
-def test_any_json_is_answered(server, body, verb):
-    path = (f"/v1/models/{MODEL}:predict", f"/v1/models/{MODEL}:classify", f"/v2/models/{MODEL}/infer")[verb]
-    answer = requests.post(server.rest_url + path, data=json.dumps(body), timeout=60)
+def test_any_json_is_answered(rest_server, body, verb):
+    path = ("/v1/models/m:predict", "/v1/models/m:classify", "/v2/models/m/infer")[verb]
+    answer = requests.post(rest_server.rest_url + path, data=json.dumps(body), timeout=60)
     assert answer.status_code in (400, 404)
     assert answer.json()["error"]
 
