@@ -83,6 +83,7 @@ def test_an_overfitted_model_predicts_its_training_labels_from_the_bundle_and_th
     assert predicted == {e.name: set(read_patch(e, "v1").labels[19]) for e in entries}
 
 
+@pytest.mark.slow
 def test_model_and_all_signatures_agree_on_real_pairs(v1_roots, tmp_path):
     write_records(v1_roots, tmp_path / "records", include=["snow"], unsplit=True)
     model = create_model("shallow_cnn_s1s2_late", contract=Manifest.load(tmp_path / "records").contract)

@@ -174,7 +174,7 @@ def _usual_offsets(version: tuple[int, int] | None) -> dict[str, int] | None:
 
 
 def _of_products(places: list[Path]) -> Iterator[Baseline]:
-    """Read the product metadata; bands without an element have no offset."""
+    """Read the product metadata; without any element no band has an offset."""
     for place in places:
         for level, (name, element) in _METADATA.items():
             if (path := place / name).is_file():
@@ -194,10 +194,23 @@ def _of_product(path: Path, level: str, element: str) -> Baseline:
             f"{path}: product metadata must be readable, got {type(error).__name__}: {error}; fetch it again"
         ) from None
     version = _parse_version(text)
-    if not listed and _usual_offsets(version):
+    uri = next(((node.text or "").strip() for tag, node in nodes if tag == "PRODUCT_URI"), "")
+    named = _PRODUCT.match(uri)
+    if named and named["baseline"] and version and _parse_version(named["baseline"]) != version:
         raise ArchiveError(
-            f"{path}: products of baseline {text} give an {element} for each band, this file gives none; "
-            "fetch it again from the product"
+            f"{path} contradicts itself: PROCESSING_BASELINE is {text}, and the product is named {uri}; fetch it again "
+            "from the product"
+        )
+    lacking = [band for band in _S2_BANDS if band not in dict(listed)]
+    if lacking and (listed or _usual_offsets(version)):
+        raise ArchiveError(
+            f"{path}: products of baseline 04.00 and later give {element} for each band; this file, of baseline "
+            f"{text or 'unknown'}, lacks {', '.join(lacking)}; fetch it again from the product"
+        )
+    if listed and _usual_offsets(version) == {}:
+        raise ArchiveError(
+            f"{path} contradicts itself: products of baseline {text} have no offset, and it gives {element}; fetch it "
+            "again from the product"
         )
     return Baseline(level, text, {band: value for band, value in listed if value}, path)
 

@@ -20,9 +20,9 @@ from bigearth_tf.errors import ArchiveError, ContractError, UnknownNameError
 OFFSET_CHOICES = ("harmonize", "refuse", "ignore")
 
 _NOWHERE = {"epsg": 32601, "ulx": 0.0, "uly": 0.0}  # a header needs a place; models do not look at it
-# Reflectance x 10000 below which half of a band cannot be: Sen2Cor gives dark water values around 0, not -0.05. Where
+# Reflectance x 10000 below which half of a band cannot be: Sen2Cor gives dark water values around 0, not -0.02. Where
 # it is, the offset is gone already, whatever the metadata say (github.com/Element84/earth-search issue 71).
-_TOO_DARK = -500
+_TOO_DARK = -200
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from bigearth_tf.archive.lists import read_v2_table
 from bigearth_tf.archive.metadata import read_labels_json
 from bigearth_tf.archive.patch import band_files
 from bigearth_tf.bands import BANDS
-from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, MissingBandError, PairError
+from bigearth_tf.errors import ArchiveError, ArchiveNotFoundError, ConfigError, MissingBandError, PairError
 
 _ANCESTORS = 4
 
@@ -46,11 +46,15 @@ def resolve_patches(paths: Sequence[Path | str], sensors: Sequence[str]) -> list
     Raises:
         ArchiveNotFoundError: a path does not exist, or is neither a patch folder nor an archive.
         PairError: no partner, or more than one.
+        ConfigError: something else than a path.
     """
     lone: dict[str, list[Path]] = {"s2": [], "s1": []}
     patches = []
     s2_of_s1: dict[str, str] = {}
-    for path in map(Path, paths):
+    for path in paths:
+        if not isinstance(path, str | Path):
+            raise ConfigError(f"name folders in one list, [s2_folder, s1_folder], got {path!r} in it")
+        path = Path(path)
         if not path.is_dir():
             raise ArchiveNotFoundError(f"{path} is no folder; name patch folders or an archive root")
         there = _sensors_of(path)

@@ -66,9 +66,13 @@ def export(run: Path, out: Path, version: int | None, card: Path | None, batch_s
     model = load_run_model(run)
     found = _read_own(card, run) if card else _find(run)
     waiting = options.console(stderr=True).status("writing and checking the bundle")
-    with waiting if sys.stderr.isatty() else nullcontext():
+    with options.tidy_on_term(), waiting if sys.stderr.isatty() else nullcontext():
         bundle = export_bundle(model, out, version=version, card=found, batch_sizes=batch_sizes)
     click.echo(str(bundle))
+    if found is None:
+        click.echo(
+            f"without a result card; bigearth-tf evaluate {run} --out {run}/card makes one to go along", err=True
+        )
     checked = json.loads((bundle / CHECK_FILE).read_text("utf-8"))
     click.echo(
         f"checked in a process of its own: {len(checked['signatures'])} signatures, {checked['warmup_requests']} "

@@ -65,6 +65,7 @@ def cli(debug: bool) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING if debug else logging.ERROR)
     if not debug:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what goes wrong is said by our own errors
 
 
 def main(args: list[str] | None = None) -> None:

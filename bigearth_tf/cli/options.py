@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,7 @@ import click
 
 _PLAIN_LINE_EVERY = 10.0  # seconds between progress lines where there is no terminal
 PLAIN_WIDTH = 140  # columns of a table that goes to a file or pipe
+TOKEN_VARIABLE = "BIGEARTH_TOKEN"  # of servers and their clients; on a command line everybody could read it
 PathType = click.Path(path_type=Path)
 roots_argument = click.argument("roots", nargs=-1, required=True, type=PathType, metavar="ROOT...")
 sensors_option = click.option(
@@ -67,6 +69,16 @@ def start_tensorflow() -> None:
             import_tensorflow()
     else:
         import_tensorflow()
+
+
+@contextmanager
+def tidy_on_term() -> Iterator[None]:
+    """End as after an error when TERM comes, so that temporary folders are removed and child processes ended."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def print_json(data: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,11 @@ from bigearth_tf.errors import ConfigError
 @click.option("--url", help="Ask a server instead of BUNDLE: http://HOST:8501 or grpc://HOST:8500 (https, grpcs).")
 @click.option("--model", help="Name of the model on the server.  [default: the only one there, where it tells]")
 @click.option("--version", type=click.IntRange(min=1), help="Version on the server.  [default: the newest]")
-@click.option("--token-file", type=options.PathType, help="File with the token that the server asks for.")
+@click.option(
+    "--token-file",
+    type=options.PathType,
+    help=f"File with the token that the server asks for.  [default: the environment variable {options.TOKEN_VARIABLE}]",
+)
 @click.option("--ca", type=options.PathType, help="Certificates (PEM) to trust instead of the system's.")
 @click.option(
     "--timeout",
@@ -128,7 +133,7 @@ def _server(url: str, offset: str, given: Mapping[str, Any]) -> Iterator[_Model]
     from bigearth_tf.serving.client import Client
 
     chosen = {name: given[name] for name in ("model", "version", "timeout", "ca") if name in given}
-    token = _read_token(given["token_file"]) if "token_file" in given else None
+    token = _read_token(given["token_file"]) if "token_file" in given else os.environ.get(options.TOKEN_VARIABLE)
     if url.startswith("grpc"):
         options.start_tensorflow()
     with Client(

@@ -14,7 +14,6 @@ from bigearth_tf.cli import options
 from bigearth_tf.errors import ConfigError
 from bigearth_tf.serving.server.settings import ServerSettings
 
-TOKEN_VARIABLE = "BIGEARTH_TOKEN"
 _MIB = 1 << 20
 _DEFAULT = ServerSettings()
 _PORT = click.IntRange(0, 65535)
@@ -74,7 +73,7 @@ _WHAT, _WHERE, _WHO, _HOW, _LIMITS = "What runs", "Where", "Who may ask", "Model
     "package; auto: the first of them that is there and can do what was asked for.",
 )
 @_option(_WHAT, "--image", default="tensorflow/serving", help="Image of the docker backend.")
-@_option(_WHAT, "--verbose", is_flag=True, help="Log every request, and what happens to versions.")
+@_option(_WHAT, "--verbose", is_flag=True, help="Log every request.")
 @_option(
     _WHERE, "--host", default=_DEFAULT.host, help="Address to listen at; this machine alone, unless told otherwise."
 )
@@ -87,7 +86,7 @@ _WHAT, _WHERE, _WHO, _HOW, _LIMITS = "What runs", "Where", "Who may ask", "Model
     "--token-file",
     type=options.PathType,
     help=f"File with a token that every request must carry, as `Authorization: Bearer TOKEN`. Or the environment "
-    f"variable {TOKEN_VARIABLE}.",
+    f"variable {options.TOKEN_VARIABLE}.",
 )
 @_option(
     _WHO, "--tls-cert", type=options.PathType, help="Certificate (PEM) for HTTPS and gRPC over TLS, with --tls-key."
@@ -132,7 +131,7 @@ def serve(ctx: click.Context, folder: Path, backend: str, image: str, verbose: b
     _check_access(settings, chosen["allow_anonymous"])
     own = [one.opts[0] for one in ctx.command.params if one.name not in _OF_EVERY_BACKEND and _given(ctx, one)]
     if settings.token and "--token-file" not in own:
-        own.append(TOKEN_VARIABLE)
+        own.append(options.TOKEN_VARIABLE)
     plan = backends.choose(backend, settings, own, image, chosen["allow_anonymous"])
     click.echo(f"backend: {plan.name} ({plan.reason})")
     if plan.name == "embedded":
@@ -175,7 +174,7 @@ def _settings(
 def _token(file: Path | None) -> str | None:
     """Return the token; it is never an option, since every user of a machine sees the options of its processes."""
     if file is None:
-        return os.environ.get(TOKEN_VARIABLE)
+        return os.environ.get(options.TOKEN_VARIABLE)
     try:
         return file.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
@@ -188,7 +187,7 @@ def _check_access(settings: ServerSettings, allow_anonymous: bool) -> None:
     if settings.token is None:
         raise ConfigError(
             f"at {settings.host} the server answers everybody who reaches this machine; set a token (--token-file or "
-            f"{TOKEN_VARIABLE}), or allow that with --allow-anonymous"
+            f"{options.TOKEN_VARIABLE}), or allow that with --allow-anonymous"
         )
     if settings.tls_cert is None:
         click.echo("note: without TLS (--tls-cert, --tls-key) the token can be read on its way", err=True)
@@ -197,5 +196,6 @@ def _check_access(settings: ServerSettings, allow_anonymous: bool) -> None:
 def _set_logging(verbose: bool) -> None:
     logging.getLogger("uvicorn.access").setLevel(logging.INFO if verbose else logging.WARNING)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING if verbose else logging.ERROR)
-    if verbose:
-        logging.getLogger("bigearth_tf").setLevel(logging.INFO)
+    logging.getLogger("bigearth_tf.serving").setLevel(logging.INFO)  # versions that come and go
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))

@@ -133,11 +133,18 @@ class GrpcTransport:
         kind, said = _ERRORS.get(error.code(), ServerError), error.details() or ""
         if kind is DeadlineError:
             return DeadlineError(
-                f"no answer from {self._base} within {timeout:.3g} s; allow more time (timeout), or send fewer patches "
-                "at once"
+                f"no answer from {self._base} within {timeout:.3g} s; allow more time (timeout, --timeout), or send "
+                "fewer patches at once"
             )
         if kind is OverloadedError and any(text in said for text in _NOT_THERE):
-            return ServerUnreachableError(f"{self._base} does not answer ({said}); is the server running?")
+            if "CERTIFICATE_VERIFY_FAILED" in said:
+                return ServerUnreachableError(
+                    f"{self._base} could not prove who it is; name the PEM file of the certificates to trust (ca, --ca)"
+                )
+            return ServerUnreachableError(
+                f"{self._base} does not answer ({said}); is the server running, and does it speak gRPC at this port? "
+                "(TensorFlow Serving: REST 8501, gRPC 8500)"
+            )
         return kind(said if kind is RequestError else f"{self._base} answers {error.code().name}: {said}")
 
 

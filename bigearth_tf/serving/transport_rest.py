@@ -136,15 +136,21 @@ class RestTransport:
                 text = _read(response, deadline)
         except (requests.Timeout, urllib3.exceptions.TimeoutError):
             raise DeadlineError(
-                f"no answer from {self._base} within {timeout:.3g} s; allow more time (timeout), or send fewer patches "
-                "at once"
+                f"no answer from {self._base} within {timeout:.3g} s; allow more time (timeout, --timeout), or send "
+                "fewer patches at once"
             ) from None
         except requests.exceptions.SSLError as error:
+            if "WRONG_VERSION_NUMBER" in str(error):
+                raise ServerUnreachableError(f"{self._base} does not speak TLS; ask it with http://") from None
             raise ServerUnreachableError(
-                f"{self._base} could not prove who it is ({error}); name the file of its certificate (ca)"
+                f"{self._base} could not prove who it is ({_cause(error)}); name the PEM file of the certificates to "
+                "trust (ca, --ca)"
             ) from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise ServerUnreachableError(f"{self._base} does not answer ({error}); is the server running?") from None
+            raise ServerUnreachableError(
+                f"{self._base} does not answer ({_cause(error)}); is the server running, and does it speak "
+                f"{self._base.partition(':')[0]} at this port? (TensorFlow Serving: REST 8501, gRPC 8500)"
+            ) from None
         return self._parse(response, text)
 
     def _parse(self, response: requests.Response, text: bytes) -> Any:
@@ -176,6 +182,13 @@ class _Bearer(requests.auth.AuthBase):
         if self._token:
             request.headers["Authorization"] = f"Bearer {self._token}"
         return request
+
+
+def _cause(error: BaseException) -> str:
+    """Return what is at the bottom of an error: the layers above it name pools and retries of their own."""
+    while isinstance(reason := getattr(error, "reason", None) or next(iter(error.args), None), BaseException):
+        error = reason
+    return str(error).rpartition(">: ")[2] or type(error).__name__
 
 
 def _read(response: requests.Response, deadline: float) -> bytes:

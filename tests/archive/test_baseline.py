@@ -89,7 +89,7 @@ def test_offsets_are_read_from_the_products_metadata_up_to_two_levels_above(tmp_
 
 def test_the_safe_folder_is_found_from_deep_inside(tmp_path):
     folder = write_scene(tmp_path / f"{LATER}.SAFE" / "GRANULE" / "L2A" / "IMG_DATA" / "R10m")
-    (tmp_path / f"{LATER}.SAFE" / "MTD_MSIL2A.xml").write_text(product_xml(offsets=["B02"]))
+    (tmp_path / f"{LATER}.SAFE" / "MTD_MSIL2A.xml").write_text(product_xml("02.14", []))
     with pytest.raises(ArchiveError, match=r"must agree on its offset.*MTD_MSIL2A\.xml.*N0509"):
         find_baseline(folder)
     (tmp_path / f"{LATER}.SAFE" / "MTD_MSIL2A.xml").write_text(product_xml())
@@ -102,16 +102,20 @@ def test_metadata_three_levels_above_is_of_something_else(tmp_path):
     assert find_baseline(folder) is None
 
 
-def test_an_offset_of_one_band_is_of_that_band_only(tmp_path):
+def test_an_offset_is_of_its_own_band(tmp_path):
     folder = write_scene(tmp_path / "x")
-    (folder / "MTD_MSIL2A.xml").write_text(product_xml(offsets=["B8A", "B11"]))
-    assert find_baseline(folder).offsets == {"B8A": -1000, "B11": -1000}
+    text = product_xml().replace('band_id="8">-1000', 'band_id="8">-900')
+    (folder / "MTD_MSIL2A.xml").write_text(text)
+    assert {b: find_baseline(folder).offsets[b] for b in S2_BANDS} == {**ALL, "B8A": -900}
 
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        (product_xml("05.09", []), "baseline 05.09 give an BOA_ADD_OFFSET for each band"),
+        (product_xml("05.09", []), "give BOA_ADD_OFFSET for each band; this file, of baseline 05.09, lacks B02"),
+        (product_xml(offsets=["B02", "B03"]), "lacks B04"),
+        (product_xml("02.14"), "contradicts itself: products of baseline 02.14 have no offset"),
+        (product_xml("05.09").replace("<PROC", f"<PRODUCT_URI>{EARLIER}</PRODUCT_URI><PROC"), "contradicts itself"),
         ("<not closed", "ParseError"),
         (product_xml().replace("-1000", "many"), "ValueError"),
         (product_xml().replace('"12"', '"13"'), "IndexError"),
@@ -120,7 +124,7 @@ def test_an_offset_of_one_band_is_of_that_band_only(tmp_path):
 def test_damaged_product_metadata_is_refused(tmp_path, text, complaint):
     folder = write_scene(tmp_path / "x")
     (folder / "MTD_MSIL2A.xml").write_text(text)
-    with pytest.raises(ArchiveError, match=f"MTD_MSIL2A.xml: .*{complaint}.*fetch it again"):
+    with pytest.raises(ArchiveError, match=f"MTD_MSIL2A.xml.*{complaint}.*fetch it again"):
         find_baseline(folder)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bigearth_tf.archive.pairing import PatchFolders, resolve_patches
-from bigearth_tf.errors import ArchiveNotFoundError, PairError
+from bigearth_tf.errors import ArchiveNotFoundError, ConfigError, PairError
 from tests.archives import PAIRS, S1_BANDS, constant_pixels, write_bands, write_v1, write_v2
 
 BOTH = ("s2", "s1")
@@ -178,3 +178,8 @@ def test_real_partners_are_found(shared):
         (found,) = resolve_patches([given], BOTH)
         assert found.name == s2.name
         assert [os.path.realpath(folder) for folder in found.folders] == [os.path.realpath(s2), os.path.realpath(s1)]
+
+
+def test_a_list_of_lists_is_refused():
+    with pytest.raises(ConfigError, match=r"name folders in one list, .*, got \['a', 'b'\] in it"):
+        resolve_patches([["a", "b"]], BOTH)

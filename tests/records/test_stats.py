@@ -520,6 +520,7 @@ def test_pictures_show_the_numbers(noisy, found):
     assert [bar.get_height() for bar in number.containers[2]] == found.splits["test"].labels_per_patch["19"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_prints_and_imports_no_tensorflow(noisy, found, tmp_path):
     folder = copy_records(noisy, tmp_path / "records")
     shards = names_in(folder)

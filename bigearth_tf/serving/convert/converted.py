@@ -85,7 +85,18 @@ class ConvertedModel:
                     f"{grid.name} is {grid.dtype} {(None, *grid.shape)} with as many patches as the other grids, got "
                     f"{array.dtype} {array.shape}"
                 )
+        _require_data(arrays)
         return arrays
+
+
+def _require_data(arrays: Mapping[str, np.ndarray]) -> None:
+    """Refuse what the graph of a bundle refuses; LiteRT and ONNX would answer it with numbers."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise RequestError(f"{name} takes finite values, got NaN or infinite ones; leave those patches out")
+    full = np.any([array.any(axis=(1, 2, 3)) for array in arrays.values()], axis=0)
+    if not full.all():
+        raise RequestError(f"patch {full.argmin()} has no data: every value is 0; leave it out")
 
 
 def _find(path: Path) -> Path:

@@ -108,7 +108,8 @@ def check_token(sent: str | None, settings: ServerSettings) -> None:
     if scheme.lower() != "bearer" or not right:
         got = "none" if sent is None else "another"
         raise UnauthorizedError(
-            f"this server takes requests with its token, got {got}; send `Authorization: Bearer TOKEN`"
+            f"this server takes requests with its token, got {got}; send `Authorization: Bearer TOKEN` "
+            "(bigearth-tf predict: --token-file or BIGEARTH_TOKEN)"
         )
 
 

@@ -128,7 +128,9 @@ class Versions:
             self.served[number] = await self._load(number, folder)
         except (BigEarthError, OSError) as error:
             self._broken[number] = (look, str(error))
-            log.error("version %d of %s is not served: %s", number, self.name, error)
+            log.error(
+                "version %d of %s is not served: %s (tried again when its files change)", number, self.name, error
+            )
             return False
         finally:
             self._loading = None

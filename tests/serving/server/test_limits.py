@@ -251,7 +251,8 @@ def test_a_token_is_asked_of_everything_but_health(start):
             answer = requests.get(url, timeout=20)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert answer.json()["error"] == (
-            "this server takes requests with its token, got none; send `Authorization: Bearer TOKEN`"
+            "this server takes requests with its token, got none; send `Authorization: Bearer TOKEN` "
+            "(bigearth-tf predict: --token-file or BIGEARTH_TOKEN)"
         )
         for path in ("live", "ready"):
             assert requests.get(f"{server.rest_url}/v2/health/{path}", timeout=20).status_code == 200

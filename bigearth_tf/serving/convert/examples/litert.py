@@ -20,5 +20,9 @@ thresholds = json.loads((here / "calibration.json").read_text("utf-8"))["thresho
 
 predict = Interpreter(model_path=str(model)).get_signature_runner()
 grids = {name: values.astype(np.float32) for name, values in np.load(sys.argv[1]).items()}
+if not all(np.isfinite(values).all() for values in grids.values()):
+    sys.exit("values that are not finite have no answer")
+if not np.any([values.any(axis=(1, 2, 3)) for values in grids.values()], axis=0).all():
+    sys.exit("a patch whose values are all 0 has no answer")
 for row in predict(**grids)["probabilities"]:
     print("; ".join(f"{name} {p:.3f}" for name, p, t in zip(classes, row, thresholds, strict=True) if p >= t) or "-")
