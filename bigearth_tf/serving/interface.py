@@ -121,4 +121,4 @@ def describe(value: np.ndarray) -> str:
 
 
 def _listed(sizes: Mapping[str, int]) -> str:
-    return ", ".join(f"{name}: {size}" for name, size in sizes.items())
+    return ", ".join(f"{name}: {size}" for name, size in sorted(sizes.items()))

@@ -252,11 +252,13 @@ def page(exported, environment, monkeypatch):
     return (exported[0] / MODEL / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_page_says_what_to_set(page):
     exports = " ".join(line for line in page.splitlines() if line.startswith("    export "))
     assert re.findall(r"(\w+)=", exports) == ["URL", "GRPC", "S2", "S1"]
 
 
+@pytest.mark.slow
 def test_its_lines_for_curl_give_the_labels_of_the_bundle(page, exported):
     if not shutil.which("curl"):
         pytest.skip("no curl on the PATH")
@@ -270,6 +272,7 @@ def test_its_lines_for_curl_give_the_labels_of_the_bundle(page, exported):
     assert tuple(filter(None, predicted["labels"][0])) == exported[2]
 
 
+@pytest.mark.slow
 def test_its_python_gives_the_labels_of_the_bundle(page, exported, capsys):
     programs = [block for language, block in blocks(page) if language == "python"]
     for program in programs:
@@ -278,6 +281,7 @@ def test_its_python_gives_the_labels_of_the_bundle(page, exported, capsys):
     assert ["Client" in program for program in programs] == [True, False], "with this project and without"
 
 
+@pytest.mark.slow
 def test_its_command_gives_the_labels_of_the_bundle(page, exported, capsys):
     (line,) = (line for line in page.splitlines() if line.startswith("    bigearth-tf predict "))
     arguments = shlex.split(os.path.expandvars(line))
@@ -288,6 +292,7 @@ def test_its_command_gives_the_labels_of_the_bundle(page, exported, capsys):
     assert tuple(row["labels"]) == exported[2]
 
 
+@pytest.mark.slow
 def test_the_table_lists_every_signature_of_the_bundle(page, exported):
     rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
     assert sorted(rows) == sorted(Bundle(exported[0]).signatures)

@@ -135,15 +135,21 @@ def cut_weights(bundle):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (swap_classes, "classes.txt lists the classes of contract.json in their order"),
+        pytest.param(
+            swap_classes, "classes.txt lists the classes of contract.json in their order", marks=pytest.mark.slow
+        ),
         (rename_classes, "the classes of classify are not those of classes.txt"),
         (lower_thresholds, "the labels of .* are not those of calibration.json"),
-        (other_contract, "serving_default takes the grids of the contract, s1_10m: float32"),
-        (other_number_of_classes, r"serving_default gives probabilities: float32 \(any, 43\)"),
+        pytest.param(
+            other_contract, "serving_default takes the grids of the contract, s1_10m: float32", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            other_number_of_classes, r"serving_default gives probabilities: float32 \(any, 43\)", marks=pytest.mark.slow
+        ),
         (wrong_warmup, "serving_default refuses a good request: a patch holds data"),
         (cut_warmup, "tf_serving_warmup_requests cannot be read"),
         (cut_graph, "saved_model.pb is damaged"),
-        (cut_weights, r"the C\+\+ loader refuses .*; export the model again"),
+        pytest.param(cut_weights, r"the C\+\+ loader refuses .*; export the model again", marks=pytest.mark.slow),
     ],
 )
 def test_damage_is_found(bundle, golden, damage, message):

@@ -81,7 +81,7 @@ GOOD = {"pairs": np.ones((2, 2), np.float32), "names": names(b"a", b"b")}
         ({**GOOD, "pairs": np.ones((2, 2))}, "got float64"),
         ({**GOOD, "pairs": np.ones((2, 2, 1), np.float32)}, r"got float32 \(2, 2, 1\)"),
         ({**GOOD, "names": np.ones(2, np.float32)}, "names of scale takes string"),
-        ({**GOOD, "names": names(b"a")}, "hold the same patches, got pairs: 2, names: 1"),
+        ({**GOOD, "names": names(b"a")}, "hold the same patches, got names: 1, pairs: 2"),
         ({"pairs": np.ones((0, 2), np.float32), "names": names()}, "takes one patch at least, got none"),
         ({**GOOD, "pairs": -GOOD["pairs"]}, "^pairs are not below 0, isn't it; send others$"),
     ],

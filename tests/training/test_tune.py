@@ -180,6 +180,7 @@ def tiny(tmp_path_factory):
     return root / "records"
 
 
+@pytest.mark.slow
 def test_a_search_ranks_its_trials_and_its_winner_is_a_recipe(tiny, tmp_path):
     steps = []
     out = tmp_path / "search"
