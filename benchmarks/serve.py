@@ -36,6 +36,7 @@ TOLERANCE = 1e-4
 SWAP_CLIENTS = 8
 BATCHES = (1, 2, 4, 8, 16, 32)
 START_S = 180
+UNLOADED_S = 5
 
 
 @dataclass
@@ -354,6 +355,7 @@ def _swaps(served: Path, options, bundles: list[Path], files, answers: list[np.n
             scratch.rename(folder / str(number))
             _wait_for_version(rest, options.model, number)
             if number == options.swaps // 2:
+                time.sleep(UNLOADED_S)  # the worker of the version before is gone: what dies is asked
                 os.kill(_workers(process.pid)[-1], signal.SIGKILL)
             shutil.rmtree(folder / str(number - 1))
         done.set()
@@ -387,15 +389,14 @@ def _wait_for_version(port: int, model: str, number: int) -> None:
     raise SystemExit(f"version {number} did not become available")
 
 
-def _workers(parent: int) -> list[int]:
-    """Return the processes below a process that hold a model: those that use most memory come last."""
-    found, todo = [], [parent]
-    while todo:
-        for task in Path(f"/proc/{todo.pop()}/task").iterdir():
-            children = [int(pid) for pid in (task / "children").read_text().split()]
-            found += children
-            todo += children
-    return sorted(found, key=_resident)
+def _workers(front: int) -> list[int]:
+    """Return the processes that run models: those that the process between starts."""
+    return [worker for starter in _children(front) for worker in _children(starter)]
+
+
+def _children(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def _resident(pid: int) -> int:
