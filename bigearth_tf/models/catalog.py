@@ -19,7 +19,10 @@ CATALOG_FILE = Path(__file__).with_name("catalog.json")
 CATALOG_CLASSES = 19  # classes of the models whose parameters and FLOPs are in the file
 FUSIONS = ("concat", "sum", "gated", "cross_attention")
 # every option that some model of the zoo takes
-MODEL_OPTIONS = ("conv_dropout", "dense_units", "dropout", "fusion", "head_dropout", "join_dropout", "stride")
+MODEL_OPTIONS = (
+    "conv_dropout", "dense_units", "dropout", "embedding_width", "fusion", "hash_bits", "head_dropout", "join_dropout",
+    "stride",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

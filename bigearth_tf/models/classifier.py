@@ -11,6 +11,7 @@ import numpy as np
 from bigearth_tf.calibration import Calibration, PatchLabels
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError, UnknownNameError
+from bigearth_tf.models.heads import CODES, EMBEDDING, FEATURES, HEAD, HEAD_DROPOUT
 
 
 @keras.saving.register_keras_serializable(package="bigearth_tf")
@@ -41,6 +42,20 @@ class PatchClassifier(keras.Model):
     @property
     def options(self) -> dict:
         return _plain(self._options)
+
+    @property
+    def embedding_layer(self) -> str:
+        """What `embedding` is: `features` of the backbones, an `embedding` head, or `codes` of a hashing head."""
+        names = [layer.name for layer in self.layers]
+        return next((name for name in (EMBEDDING, CODES) if name in names), FEATURES)
+
+    @property
+    def embedding(self):
+        """The tensor (batch, width) that patches are compared by: what the logits are made of, before any dropout."""
+        names = [layer.name for layer in self.layers]
+        head = self.get_layer(HEAD_DROPOUT if HEAD_DROPOUT in names else HEAD)
+        # Keras 2 counts the calls of a layer; the first one is that of this graph
+        return head.get_input_at(0) if hasattr(head, "get_input_at") else head.input
 
     @property
     def calibration(self) -> Calibration | None:

@@ -23,8 +23,13 @@ from bigearth_tf.nomenclature import CLASSES_19, nomenclature
 from bigearth_tf.statistics import BandStatistics, default_statistics, published_statistics
 
 __all__ = [
-    "FAMILIES", "VARIANTS", "Family", "build_model", "create_model", "list_models", "load_model", "model_bands",
+    "EMBEDDING_OPTIONS", "FAMILIES", "VARIANTS", "Family", "build_model", "create_model", "list_models", "load_model",
+    "model_bands",
 ]  # fmt: skip
+
+# option of the width of what patches are compared by -> what it is a multiple of: codes are stored as bytes
+EMBEDDING_OPTIONS = {"embedding_width": 1, "hash_bits": 8}
+_HEAD_OPTIONS = ("head_dropout", *EMBEDDING_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,9 @@ def create_model(
             records); by default those of the archive version. EuroSAT has none, so give your own.
         resampling: `nearest`, `bilinear`, `bicubic` or `bicubic_tf1`: how 20 m and 60 m bands reach 10 m. Families
             that take each grid at its own resolution (K-Branch CNN) resample nothing.
-        **options: of the family, such as `dropout`; `head_dropout`; of models named `..._late` also `fusion`:
-            `concat` (default), `sum`, `gated` or `cross_attention`.
+        **options: of the family, such as `dropout`; `head_dropout`; for retrieval `embedding_width`, the width of a
+            dense layer before the logits, or `hash_bits`, the width of one whose signs are bits, a multiple of 8; of
+            models named `..._late` also `fusion`: `concat` (default), `sum`, `gated` or `cross_attention`.
 
     Returns:
         A Keras model. Inputs: grid name -> (batch, size, size, bands), raw uint16 DN or float32 dB; a model of two
@@ -144,7 +150,8 @@ def build_model(model_name: str, contract: DataContract, *, name: str | None = N
     inputs = raw_inputs(variant.bands)
     try:
         features = _features(inputs, contract, family, variant, options)
-        logits = classification_head(features, len(contract.nomenclature), dropout=options.get("head_dropout", 0.0))
+        head = {name: options[name] for name in _HEAD_OPTIONS if name in options}
+        logits = classification_head(features, len(contract.nomenclature), **head)
     except (TypeError, ValueError) as error:
         if isinstance(error, BigEarthError) or not options:
             raise
@@ -156,7 +163,7 @@ def build_model(model_name: str, contract: DataContract, *, name: str | None = N
 
 
 def _check_options(model_name: str, family: Family, variant: Variant, options: dict) -> None:
-    known = [*family.options(family.trunk), *family.options(family.neck), "head_dropout"]
+    known = [*family.options(family.trunk), *family.options(family.neck), *_HEAD_OPTIONS]
     if variant.fusion == "late":
         known.append("fusion")
     for option in options:
@@ -166,6 +173,21 @@ def _check_options(model_name: str, family: Family, variant: Variant, options: d
             raise ConfigError(f"{model_name} cannot be built with {option}={options[option]!r}: it is a number")
     if options.get("fusion", FUSIONS[0]) not in FUSIONS:
         raise UnknownNameError("fusion", options["fusion"], FUSIONS)
+    _check_embedding(model_name, options)
+
+
+def _check_embedding(model_name: str, options: dict) -> None:
+    for option, step in EMBEDDING_OPTIONS.items():
+        width = options.get(option, step)
+        if not isinstance(width, int) or width < step or width % step:
+            multiple = f", a multiple of {step}" if step > 1 else ""
+            raise ConfigError(
+                f"{model_name} cannot be built with {option}={width!r}: it is a whole number, at least {step}{multiple}"
+            )
+    if all(option in options for option in EMBEDDING_OPTIONS):
+        raise ConfigError(
+            f"{model_name} has {' or '.join(EMBEDDING_OPTIONS)} between features and logits, got both; leave one out"
+        )
 
 
 def _features(inputs: dict, contract: DataContract, family: Family, variant: Variant, options: dict):

@@ -13,6 +13,7 @@ from bigearth_tf.models.catalog import FUSIONS, Variant, model_parts
 from bigearth_tf.models.classifier import PatchClassifier
 from bigearth_tf.models.flops import layer_multiplications, layer_parameters
 from bigearth_tf.models.fusion import EARLY_STAGES, LATE_STAGES
+from bigearth_tf.models.heads import CODES, EMBEDDING
 from bigearth_tf.models.registry import FAMILIES, Family
 
 INPUT, PREPARE, TRUNK, FUSION, HEAD = "input", "prepare", "trunk", "fusion", "head"
@@ -88,7 +89,7 @@ def model_stages(model: PatchClassifier) -> list[Stage]:
                 kind=kind,
                 layers=tuple(names),
                 shapes=tuple(tuple(layer.output.shape[1:]) for layer in out),
-                dtype=grids[key[0]] if kind == INPUT else "float32" if kind == PREPARE or key[1] == "logits" else "",
+                dtype=grids[key[0]] if kind == INPUT else "float32" if kind in (PREPARE, HEAD) else "",
                 parameters=sum(map(layer_parameters, layers)),
                 flops=2 * sum(map(layer_multiplications, layers)),
                 parents=tuple(dict.fromkeys(place[p][0] for n in names for p in parents[n] if place[p][0] != key)),
@@ -112,6 +113,8 @@ def _rules(model: PatchClassifier, family: Family, variant: Variant) -> Iterator
             yield FUSION, title, pattern
     yield PREPARE, "stack bands", "stack_s"
     yield PREPARE, "absent is mean", "absent_"
+    for title in (EMBEDDING, CODES):
+        yield HEAD, title, title
     yield HEAD, "logits", "logits|head_dropout"
     for title, pattern in family.stages.items():
         yield TRUNK, title, pattern

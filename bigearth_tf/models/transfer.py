@@ -8,10 +8,10 @@ import keras
 
 from bigearth_tf.errors import ConfigError, UnknownNameError
 from bigearth_tf.models.classifier import PatchClassifier
+from bigearth_tf.models.heads import HEAD
 from bigearth_tf.models.registry import build_model
 from bigearth_tf.nomenclature import Nomenclature, nomenclature
 
-HEAD = "logits"
 BACKBONE = "backbone"
 
 

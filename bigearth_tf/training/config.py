@@ -48,6 +48,8 @@ class TrainConfig:
         schedule: such as `cosine(warmup=0.05)`, `constant`, `steps(at=(24,), factor=0.1)`; see `schedules.py`.
         loss: from logits: `bce`, `bce(weights=balanced)`, `focal`, `asymmetric`, `softmax`; see `losses.py`.
         metric_loss: a loss on the embedding beside it, for retrieval, such as `triplet(weight=0.5)`; empty for none.
+            `hashing` needs the model option `hash_bits`, `cross_sensor` a model of late fusion; see
+            `metric_learning.py`.
         metrics: more Keras metrics while training, such as `AUC(multi_label=True)`; scores are not among them: those
             of validation are computed over the whole split.
         ema: momentum of an exponential moving average of the weights, such as 0.999; the average is scored and kept.
@@ -135,7 +137,7 @@ class TrainConfig:
         check_schedule(self.schedule)
         check_loss(self.loss)
         if self.metric_loss:
-            check_metric_loss(self.metric_loss)
+            check_metric_loss(self.metric_loss, self.model, self.model_options)
         if self.metrics:
             check_metrics(self.metrics)
 

@@ -74,17 +74,14 @@ def split_model(model: PatchClassifier) -> tuple[keras.Model, keras.Model]:
     Gradients of the second do not go back through the backbones, which is most of the work.
 
     Returns:
-        Grids -> the maps in the order of `feature_maps`, and what else the second needs. These, as a list -> what the
-        head sees (batch, width), and logits (batch, classes).
+        Grids -> the maps in the order of `feature_maps`, and what else the second needs. These, as a list -> the
+        embedding (batch, width), and logits (batch, classes).
     """
     _, variant = model_parts(model.model_name)
-    head = model.get_layer("logits")
-    # Keras 2 names the tensor of a layer that was called again in an earlier split by its number
-    features = head.get_input_at(0) if hasattr(head, "get_input_at") else head.input
     # late fusion asks again, behind the backbones, which sensors are present
     asked = [layer for layer in model.layers if isinstance(layer, SensorPresence) and variant.fusion == "late"]
     between = [*(model.get_layer(name).output for name in feature_maps(model).values()), *(a.output for a in asked)]
-    return keras.Model(model.input, between), keras.Model(between, [features, model.output])
+    return keras.Model(model.input, between), keras.Model(between, [model.embedding, model.output])
 
 
 def class_maps(

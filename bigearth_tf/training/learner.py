@@ -12,14 +12,16 @@ import numpy as np
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError, RecordsError
 from bigearth_tf.models.classifier import PatchClassifier
-from bigearth_tf.models.registry import create_model, load_model
-from bigearth_tf.models.transfer import HEAD, freeze
+from bigearth_tf.models.heads import CODES, EMBEDDING, HEAD
+from bigearth_tf.models.registry import EMBEDDING_OPTIONS, create_model, load_model
+from bigearth_tf.models.transfer import freeze
 from bigearth_tf.models.weights import load_pretrained
 from bigearth_tf.models.weights_imagenet import load_imagenet
 from bigearth_tf.records.manifest import Manifest, manifest_sha256
 from bigearth_tf.records.stats import compute_statistics
 from bigearth_tf.statistics import BandStatistics
 from bigearth_tf.training.config import STATISTICS_OF_RECORDS, TrainConfig
+from bigearth_tf.training.cross_sensor import CrossSensor, embeddings_of_each
 from bigearth_tf.training.keras_metrics import build_metrics
 from bigearth_tf.training.losses import build_loss
 from bigearth_tf.training.metric_learning import build_metric_loss
@@ -28,7 +30,6 @@ from bigearth_tf.training.run_folder import MODEL_FILE
 
 log = logging.getLogger(__name__)
 IMAGENET = "imagenet"
-EMBEDDING = "embedding"
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class Learner:
 
     Attributes:
         model: the classifier; it is scored and kept.
-        trained: what is compiled and fitted: the classifier, or one that also returns the embedding, with the same
-            weights.
+        trained: what is compiled and fitted: the classifier, or one that also returns the embedding, for a cross-sensor
+            loss those of each sensor alone, with the same weights.
     """
 
     model: PatchClassifier
@@ -94,7 +95,8 @@ def build_learner(
         metrics = build_metrics(config.metrics, classes=config.classes)
     if config.metric_loss:
         metric_loss = build_metric_loss(config.metric_loss)
-        trained = keras.Model(model.input, {HEAD: model.output, EMBEDDING: model.get_layer(HEAD).input})
+        embedding = embeddings_of_each(model) if isinstance(metric_loss, CrossSensor) else model.embedding
+        trained = keras.Model(model.input, {HEAD: model.output, EMBEDDING: embedding})
         loss, weights = {HEAD: loss, EMBEDDING: metric_loss}, {HEAD: 1.0, EMBEDDING: metric_loss.weight}
         metrics = {HEAD: metrics} if metrics else None
     optimizer = build_optimizer(
@@ -186,11 +188,15 @@ def _starting_model(config: TrainConfig) -> PatchClassifier:
 
 
 def _take_weights(model: PatchClassifier, start: PatchClassifier) -> None:
-    """Copy the weights of all layers, but of a head for other classes."""
+    """Copy the weights of all layers, but of a head for other classes or behind another embedding."""
     same_classes = model.contract.class_names == start.contract.class_names
+    same_embedding = all(model.options.get(name) == start.options.get(name) for name in EMBEDDING_OPTIONS)
+    new = set() if same_classes and same_embedding else {HEAD}
+    if not same_embedding:
+        new |= {EMBEDDING, CODES}
     theirs = {layer.name: layer.get_weights() for layer in start.layers}
     for layer in model.layers:
-        if not layer.weights or (layer.name == HEAD and not same_classes):
+        if not layer.weights or layer.name in new:
             continue
         values = theirs.get(layer.name, [])
         if [v.shape for v in values] != [tuple(w.shape) for w in layer.weights]:
@@ -199,5 +205,5 @@ def _take_weights(model: PatchClassifier, start: PatchClassifier) -> None:
                 f"other options? the weights: {start.options or 'none'}; the config: {model.options or 'none'}"
             )
         layer.set_weights(values)
-    if not same_classes:
-        log.warning("the weights are of other classes: the head is new")
+    if new:
+        log.warning("the weights are of other %s: the head is new", "classes" if same_embedding else "embeddings")

@@ -2,6 +2,8 @@
 
     triplet(margin=0.2, positive=0.5, weight=1)      semi-hard triplets, Schroff et al. 2015
     contrastive(temperature=0.1, weight=1)           supervised contrastive, Khosla et al. 2020
+    hashing(temperature=0.1, quantization=0.1, balance=0.1, weight=1)    the same of codes that shall be bits
+    cross_sensor(temperature=0.1, labels=0.5, weight=1)                  both sensors of a place get one embedding
     tfa:TripletSemiHardLoss, ...                     of TensorFlow Addons, where it is installed
 
 How similar two patches are is the Jaccard index of their labels: labels of both / labels of either (sum of the smaller
@@ -12,19 +14,21 @@ the papers. Embeddings are divided by their length first. A batch without a pair
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from bigearth_tf.errors import ConfigError
 from bigearth_tf.layers import _ops
 from bigearth_tf.named import read_named
 from bigearth_tf.training import addons
 from bigearth_tf.training.choices import construct, lookup, number
+from bigearth_tf.training.cross_sensor import CrossSensor
+from bigearth_tf.training.embedding_loss import NO_LOGIT, TINY, EmbeddingLoss
 
 _EXAMPLE = "triplet(margin=0.2)"
-_TINY = 1e-12
 _FAR = 5.0  # squared distances on the unit sphere are 0..4
-_NO_LOGIT = -1e9  # finite, so that 0 times it is 0
 
 
 def build_metric_loss(text: str) -> keras.losses.Loss:
@@ -34,8 +38,8 @@ def build_metric_loss(text: str) -> keras.losses.Loss:
         text: such as `triplet(margin=0.2)`.
 
     Returns:
-        A loss of labels (batch, classes) in 0..1 and embeddings (batch, width). Its attribute `weight` is its share
-        beside the classification loss; the value of the loss does not contain it.
+        A loss of labels (batch, classes) in 0..1 and embeddings (batch, width), for `cross_sensor` (batch, 2, width).
+        Its attribute `weight` is its share beside the classification loss; the value of the loss does not contain it.
 
     Raises:
         UnknownNameError: no such loss or option.
@@ -48,58 +52,24 @@ def build_metric_loss(text: str) -> keras.losses.Loss:
     return construct(named, kind, leave_out=("name", "kwargs"))
 
 
-def check_metric_loss(text: str) -> None:
-    """Check the name and options of a metric-learning loss; errors as for `build_metric_loss`."""
-    build_metric_loss(text)
-
-
-def label_jaccard(labels):
-    """Return (batch, batch) float32: Jaccard index of the labels of each pair; 0 where neither has a label.
+def check_metric_loss(text: str, model: str = "", model_options: Mapping[str, Any] | None = None) -> None:
+    """Check the name and options of a metric-learning loss, and that it fits a model.
 
     Args:
-        labels: (batch, classes) float32 in 0..1.
+        text: as for `build_metric_loss`.
+        model: name from `list_models()`; empty to check the text alone.
+        model_options: of that model.
+
+    Raises:
+        UnknownNameError, ConfigError: as for `build_metric_loss`; or the model has no embedding that the loss can use.
     """
-    both = _ops.sum_over(_ops.minimum(labels[:, None], labels[None]), axis=-1)
-    sums = _ops.sum_over(labels, axis=-1)
-    return both / _ops.maximum(sums[:, None] + sums[None] - both, _TINY)
-
-
-class _EmbeddingLoss(keras.losses.Loss):
-    """A loss of the pairs of a batch.
-
-    Args:
-        weight: share beside the classification loss.
-    """
-
-    def __init__(self, weight: float, name: str, **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.weight = number(name, "weight", weight, 0, math.inf)
-
-    def call(self, y_true, y_pred):
-        """Return a scalar float32."""
-        labels, embeddings = (_ops.cast(each, "float32") for each in (y_true, y_pred))
-        lengths = _ops.sum_over(embeddings * embeddings, axis=-1, keepdims=True)
-        embeddings = embeddings * _ops.rsqrt(_ops.maximum(lengths, _TINY))
-        cosines = _ops.matmul(embeddings, _ops.transpose(embeddings))
-        place = _ops.cumsum(_ops.ones_like(labels[:, 0]))
-        return self.of_pairs(label_jaccard(labels), cosines, _ops.not_equal(place[:, None], place[None]))
-
-    def of_pairs(self, similarity, cosines, others):
-        """Return a scalar.
-
-        Args:
-            similarity: (batch, batch) float32 in 0..1, of the labels.
-            cosines: (batch, batch) float32 in -1..1, of the embeddings.
-            others: (batch, batch) bool, False on the diagonal.
-        """
-        raise NotImplementedError
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "weight": self.weight}
+    loss = build_metric_loss(text)
+    if model and isinstance(loss, EmbeddingLoss):
+        loss.require_model(model, model_options or {})
 
 
 @keras.saving.register_keras_serializable(package="bigearth_tf")
-class SemiHardTriplet(_EmbeddingLoss):
+class SemiHardTriplet(EmbeddingLoss):
     """Triplet loss with semi-hard negatives: the mean over positive pairs of max(d(a, p) - d(a, n) + margin, 0).
 
     d is the squared distance. n is the nearest negative that is farther from a than p is; where there is none, the
@@ -141,7 +111,7 @@ class SemiHardTriplet(_EmbeddingLoss):
 
 
 @keras.saving.register_keras_serializable(package="bigearth_tf")
-class JaccardContrastive(_EmbeddingLoss):
+class JaccardContrastive(EmbeddingLoss):
     """Supervised contrastive loss in which a pair counts by the Jaccard index of its labels.
 
     For each anchor: the cross-entropy between the Jaccard indices of the other patches, divided by their sum, and the
@@ -160,10 +130,10 @@ class JaccardContrastive(_EmbeddingLoss):
         self.temperature = number(name, "temperature", temperature, 0.01, 10)
 
     def of_pairs(self, similarity, cosines, others):
-        logits = _ops.where(others, cosines / self.temperature, _NO_LOGIT)
+        logits = _ops.where(others, cosines / self.temperature, NO_LOGIT)
         shares = _ops.where(others, similarity, 0.0)
         sums = _ops.sum_over(shares, axis=1)
-        loss = -_ops.sum_over(shares * _ops.log_softmax(logits, axis=1), axis=1) / _ops.maximum(sums, _TINY)
+        loss = -_ops.sum_over(shares * _ops.log_softmax(logits, axis=1), axis=1) / _ops.maximum(sums, TINY)
         anchors = _ops.sum_over(_ops.cast(sums > 0, "float32"))
         return _ops.sum_over(loss) / _ops.maximum(anchors, 1.0)
 
@@ -171,4 +141,61 @@ class JaccardContrastive(_EmbeddingLoss):
         return {**super().get_config(), "temperature": self.temperature}
 
 
-METRIC_LOSSES = {"triplet": SemiHardTriplet, "contrastive": JaccardContrastive}
+@keras.saving.register_keras_serializable(package="bigearth_tf")
+class Hashing(JaccardContrastive):
+    """Contrastive loss of codes that shall lose as little as possible when their signs become bits.
+
+        contrastive(codes) + quantization * mean(1 - c^2) + balance * mean over bits(mean over the batch(c)^2)
+
+    c is an activation of a hashing head, in -1..1. The cosine of two codes of +-1 is 1 - 2 * Hamming distance / bits,
+    so the first part is that of `contrastive` on Hamming distances. The second pulls every activation to -1 or 1; it is
+    the push loss of Roy et al. (Metric-Learning-Based Deep Hashing Network, IEEE GRSL 2021), who learn by triplets. The
+    third is 0 where each bit is set in half of the patches, so that it tells most; Roy et al. balance each code.
+
+    Args:
+        temperature: 0.01..10.
+        quantization: 0 or more.
+        balance: 0 or more.
+        weight: share of the sum beside the classification loss.
+
+    Raises:
+        ConfigError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.1,
+        quantization: float = 0.1,
+        balance: float = 0.1,
+        weight: float = 1.0,
+        name: str = "hashing",
+        **kwargs,
+    ):
+        super().__init__(temperature, weight, name, **kwargs)
+        self.quantization = number(name, "quantization", quantization, 0, math.inf)
+        self.balance = number(name, "balance", balance, 0, math.inf)
+
+    def require_model(self, model: str, model_options: Mapping[str, Any]) -> None:
+        if "hash_bits" not in model_options:
+            raise ConfigError(
+                f"hashing learns codes, and {model} has none without the option hash_bits, such as hash_bits=64; got "
+                f"model options {dict(model_options) or 'none'}. For embeddings use contrastive"
+            )
+
+    def call(self, y_true, y_pred):
+        codes = _ops.cast(y_pred, "float32")
+        doubt = _ops.mean_over(1 - codes * codes)
+        lean = _ops.mean_over(codes, axis=0)
+        parts = self.quantization * doubt + self.balance * _ops.mean_over(lean * lean)
+        return super().call(y_true, y_pred) + parts
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "quantization": self.quantization, "balance": self.balance}
+
+
+METRIC_LOSSES = {
+    "triplet": SemiHardTriplet,
+    "contrastive": JaccardContrastive,
+    "hashing": Hashing,
+    "cross_sensor": CrossSensor,
+}

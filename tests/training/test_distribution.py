@@ -121,20 +121,13 @@ def _free_ports(number: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def runs(start):
-    """The run on one device and that on two."""
-    jobs = start(), start(devices=2)
-    return [job.wait() for job in jobs]
+def one_device(start):
+    return start().wait()
 
 
 @pytest.fixture(scope="module")
-def one_device(runs):
-    return runs[0]
-
-
-@pytest.fixture(scope="module")
-def two_devices(runs):
-    return runs[1]
+def two_devices(start):
+    return start(devices=2).wait()
 
 
 def require_equal(run: RunFolder, reference: RunFolder, *, statistics: float = 1e-5) -> None:

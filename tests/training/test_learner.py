@@ -76,6 +76,17 @@ def test_a_head_for_other_classes_is_new(records, start, caplog):
     assert ours["logits"][0].shape == (8, 43)
 
 
+def test_an_embedding_behind_the_weights_of_another_run_is_new(records, start, caplog):
+    options = {**CONFIG.model_options, "embedding_width": 4}
+    with caplog.at_level(logging.WARNING):
+        learner = build_learner(CONFIG.replace(weights=str(start.folder), model_options=options), records)
+    assert "the weights are of other embeddings: the head is new" in caplog.text
+    ours, theirs = weights_of(learner.model), weights_of(start.model)
+    require_equal(ours, theirs, theirs.keys() - {"logits"})
+    assert ours["embedding"][0].shape == (8, 4)
+    assert ours["logits"][0].shape == (4, 19)
+
+
 def test_weights_that_do_not_fit_are_refused(records, start, tmp_path):
     with pytest.raises(ConfigError, match="weights of shallow_cnn_s1, the config trains shallow_cnn_s2"):
         build_learner(CONFIG.replace(model="shallow_cnn_s2", weights=str(start.folder)), records)

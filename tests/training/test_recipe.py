@@ -4,7 +4,7 @@ import pytest
 
 from bigearth_tf.errors import ConfigError, UnknownNameError
 from bigearth_tf.models.catalog import MODEL_OPTIONS
-from bigearth_tf.models.registry import FAMILIES
+from bigearth_tf.models.registry import EMBEDDING_OPTIONS, FAMILIES
 from bigearth_tf.training.recipe import Recipe, list_recipes, load_recipe, parse_settings, toml_value
 
 RECIPE = """
@@ -113,7 +113,7 @@ def test_a_wrong_setting_names_the_nearest(text, error, message):
 
 
 def test_the_options_of_models_are_all_known():
-    options = {"fusion", "head_dropout"}
+    options = {"fusion", "head_dropout", *EMBEDDING_OPTIONS}
     for family in FAMILIES.values():
         options |= {*family.options(family.trunk), *family.options(family.neck)}
     assert set(MODEL_OPTIONS) == options

@@ -12,7 +12,7 @@ from bigearth_tf.cli.main import cli
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError, UnknownNameError
 from bigearth_tf.models.catalog import MODEL_OPTIONS, model_bands
-from bigearth_tf.models.registry import FAMILIES, create_model, model_parts
+from bigearth_tf.models.registry import EMBEDDING_OPTIONS, FAMILIES, create_model, model_parts
 from bigearth_tf.nomenclature import CLASSES_19, CLASSES_43, CLASSES_EUROSAT, nomenclature
 from bigearth_tf.pipelines.augment import parse_augmentations
 from bigearth_tf.records.writer import write_records
@@ -27,8 +27,9 @@ NOT_RUN = "not run on the full archive"
 LABEL_SETS = {"v1": {CLASSES_43, CLASSES_19}, "v2": {CLASSES_19}, "eurosat": {CLASSES_EUROSAT}}
 OFFICIAL = [name for name in list_recipes() if name.startswith("official_")]
 PUBLISHED = [name for name in list_recipes() if name.startswith(("mm2021_", "official_", "reben_", "sumbul2019_"))]
+RETRIEVAL = [name for name in list_recipes() if name.startswith("retrieval_")]
 REBEN = [name for name in list_recipes() if name.startswith("reben_")]
-SMALL = ("official_s2_43_kbranch", "sumbul2019_scnn_all")
+SMALL = ("official_s2_43_kbranch", "retrieval_cross_sensor_shallow_cnn", "sumbul2019_scnn_all")
 each_recipe = pytest.mark.parametrize("name", list_recipes())
 
 # metrics of the list of results -> names of our scores
@@ -69,7 +70,9 @@ def test_its_model_takes_its_options(name):
     config = load_recipe(name).train_config()
     family, variant = model_parts(config.model)
     parts = (FAMILIES[family].trunk, FAMILIES[family].neck)
-    known = {"head_dropout"} | {option for part in parts for option in inspect.signature(part).parameters}
+    known = {"head_dropout", *EMBEDDING_OPTIONS} | {
+        option for part in parts for option in inspect.signature(part).parameters
+    }
     known |= {"fusion"} if variant.fusion == "late" else set()
     assert set(config.model_options) <= known & set(MODEL_OPTIONS)
 
@@ -98,6 +101,22 @@ def test_its_command_trains_and_scores_it_and_can_be_read(name):
     assert train["what"] == name
     assert lines[1][2] == str(train["out"])
     assert (evaluate["records"], evaluate["split"]) == (train["records"], "test")
+
+
+@pytest.mark.parametrize("name", RETRIEVAL)
+def test_a_retrieval_recipe_claims_no_score_and_its_command_can_be_read(name):
+    recipe = load_recipe(name)
+    assert (recipe.status, recipe.published) == (NOT_RUN, ())
+    assert recipe.source.startswith("none: a recipe of this project")
+    train, *embeds = (shlex.split(line) for line in recipe.command.splitlines())
+    params = cli.get_command(None, "train").make_context("train", train[2:]).params
+    assert params["what"] == name
+    retrieve = cli.get_command(None, "retrieve")
+    for line in embeds:
+        assert line[:3] == ["bigearth-tf", "retrieve", "embed"]
+        embedded = retrieve.get_command(None, "embed").make_context("embed", line[3:]).params
+        assert (str(embedded["model"]), embedded["records"]) == (str(params["out"]), params["records"])
+    assert len(embeds) == (2 if "cross_sensor" in name else 1)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
