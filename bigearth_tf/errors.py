@@ -15,6 +15,7 @@
     |-- DivergedError (FloatingPointError)   the loss became NaN or infinite; names the batch
     |-- RunStoppedError (InterruptedError)   a signal stopped a training, which can go on from its checkpoint
     |-- BundleError (ValueError)     a bundle failed its self-check, is damaged, or is of another program
+    |-- RetrievalError (ValueError)  embeddings or an index are damaged, foreign, or of another model
     |-- AccuracyError (ValueError)   a smaller model answers worse than was allowed
     |-- RequestError (ValueError)    a prediction request that breaks a rule          HTTP 400, INVALID_ARGUMENT
     |   |-- NotServedError (LookupError)   no such model, version or signature       HTTP 404, NOT_FOUND
@@ -116,6 +117,10 @@ class RunStoppedError(BigEarthError, InterruptedError):
 
 class BundleError(BigEarthError, ValueError):
     """A bundle failed its self-check, is damaged, or was written by another program."""
+
+
+class RetrievalError(BigEarthError, ValueError):
+    """Embeddings or a search index are damaged, foreign, or do not belong together."""
 
 
 class AccuracyError(BigEarthError, ValueError):

@@ -10,7 +10,15 @@ from bigearth_tf.calibration import Calibration
 from bigearth_tf.contract import ARCHIVE_VERSIONS, EUROSAT, DataContract, archive_title
 from bigearth_tf.errors import ContractError
 from bigearth_tf.models.classifier import PatchClassifier
-from bigearth_tf.serving.interface import CALIBRATION_FILE, CARD_FILE, CLASSES_FILE, CONTRACT_FILE, LICENSE_FILE
+from bigearth_tf.models.identity import embedding_identity
+from bigearth_tf.serving.interface import (
+    CALIBRATION_FILE,
+    CARD_FILE,
+    CLASSES_FILE,
+    CONTRACT_FILE,
+    EMBEDDING_FILE,
+    LICENSE_FILE,
+)
 from bigearth_tf.training.result_card import ResultCard
 
 SOFTWARE_LICENCE = "Apache-2.0"  # setup.cfg, license_expression
@@ -19,11 +27,16 @@ ARCHIVE_LICENCES = {**dict.fromkeys(ARCHIVE_VERSIONS, "CDLA-Permissive-1.0"), EU
 
 
 def bundle_assets(model: PatchClassifier, calibration: Calibration, card: ResultCard | None) -> dict[str, bytes]:
-    """Return file name -> content.
+    """Return file name -> content of the assets of a bundle; arguments and errors as for `model_assets`."""
+    return {**model_assets(model, calibration, card), EMBEDDING_FILE: _json(embedding_identity(model)).encode()}
+
+
+def model_assets(model: PatchClassifier, calibration: Calibration, card: ResultCard | None) -> dict[str, bytes]:
+    """Return file name -> content of what has to be known of a model in any format.
 
     Args:
-        model: of the bundle.
-        calibration: that the bundle decides with.
+        model: to describe.
+        calibration: that it decides with.
         card: of the model, None where it was not scored.
 
     Raises:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ import numpy as np
 from bigearth_tf.archive.model_files import read_model_files
 from bigearth_tf.calibration import Calibration
 from bigearth_tf.contract import DataContract
-from bigearth_tf.errors import ConfigError
+from bigearth_tf.errors import ConfigError, NotServedError
 from bigearth_tf.serving.export import export_bundle
 from bigearth_tf.serving.interface import (
     CALIBRATION_FILE,
     CARD_FILE,
     CONTRACT_FILE,
     DEFAULT,
+    EMBED,
+    EMBEDDING_FILE,
     GEOTIFF,
     PROBABILITIES,
     Signature,
@@ -87,6 +91,28 @@ class Bundle:
     def signatures(self) -> dict[str, Signature]:
         """Signature name -> what it takes and gives."""
         return self._session.signatures
+
+    @cached_property
+    def embedding(self) -> dict[str, Any]:
+        """What the vectors of the signature `embed` are: model_name, model_sha256, layer and width.
+
+        Bundles of older versions do not say whose weights they hold. Theirs get a hash of their own, which is not that
+        of the model: vectors of such a bundle are comparable with each other only.
+
+        Raises:
+            NotServedError: the bundle has no such signature.
+        """
+        if found := _read(self.path / "assets" / EMBEDDING_FILE):
+            return found
+        if EMBED not in self.signatures:
+            raise NotServedError(f"{self.path} gives no embeddings; export the model again")
+        digest = hashlib.sha256()
+        for file in sorted((self.path / "variables").iterdir()):
+            with open(file, "rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        width = self.signatures[EMBED].outputs["embedding"].shape[-1]
+        name = self.path.parent.name  # <model>/<version>
+        return {"model_name": name, "model_sha256": digest.hexdigest(), "layer": "features", "width": width}
 
     def ask(self, signature: str, **inputs) -> dict[str, np.ndarray]:
         """Call a signature by name.

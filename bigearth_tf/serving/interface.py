@@ -18,7 +18,7 @@ PROBABILITIES, LABELS, UNSURE = "probabilities", "labels", "unsure"
 
 # Files in assets/, which `asset` returns by name. The result card is there when the model has been scored.
 CONTRACT_FILE, CLASSES_FILE, CALIBRATION_FILE = "contract.json", "classes.txt", "calibration.json"
-CARD_FILE, LICENSE_FILE = "result_card.json", "LICENSE.txt"
+CARD_FILE, LICENSE_FILE, EMBEDDING_FILE = "result_card.json", "LICENSE.txt", "embedding.json"
 
 PREDICT_METHOD, CLASSIFY_METHOD = "tensorflow/serving/predict", "tensorflow/serving/classify"
 STRING = "string"

@@ -145,7 +145,7 @@ def test_assets_hold_contract_and_classes(served):
 def test_the_asset_signature_gives_the_files(served):
     _, bundle = served
     files = {path.name.encode(): path.read_bytes() for path in (bundle.path / "assets").iterdir()}
-    assert set(files) == {b"contract.json", b"classes.txt", b"calibration.json", b"LICENSE.txt"}
+    assert set(files) == {b"contract.json", b"classes.txt", b"calibration.json", b"embedding.json", b"LICENSE.txt"}
     assert list(bundle.ask("asset", names=list(files))["contents"]) == list(files.values())
 
 

@@ -265,7 +265,7 @@ def test_classify_says_what_the_model_says(server, patches):
         np.testing.assert_allclose([found.score for found in row.classes], scores, atol=1e-5)
 
 
-@pytest.mark.parametrize("file", ["contract.json", "classes.txt", "calibration.json", "LICENSE.txt"])
+@pytest.mark.parametrize("file", ["contract.json", "classes.txt", "calibration.json", "embedding.json", "LICENSE.txt"])
 def test_assets_can_be_read_from_a_server(server, patches, file):
     body = {"signature_name": "asset", "inputs": {"names": [file]}}
     answer = requests.post(f"{server[0]}/v1/models/{MODEL}:predict", json=body, timeout=SECONDS)

@@ -19,7 +19,7 @@ from bigearth_tf.errors import AccuracyError, ConfigError, OutputExistsError, Un
 from bigearth_tf.models.classifier import PatchClassifier
 from bigearth_tf.pipelines.dataset import load_dataset
 from bigearth_tf.records.tfrecord import output_errors
-from bigearth_tf.serving.assets import bundle_assets
+from bigearth_tf.serving.assets import model_assets
 from bigearth_tf.serving.convert.converted import ConvertedModel
 from bigearth_tf.serving.convert.difference import Allowed, Difference, probability_changes, seconds_per_patch
 from bigearth_tf.serving.convert.files import example_text, readme_text
@@ -167,7 +167,7 @@ def _write(
     model: PatchClassifier, target: str, folder: Path, records: Path | str, ranges: Ranges, progress: Report | None
 ) -> dict[str, Any]:
     """Write the model and the files beside it; return what was used for the ranges of int8."""
-    assets = bundle_assets(model, calibration_of(model), None)
+    assets = model_assets(model, calibration_of(model), None)
     assets[README_FILE] = readme_text(model, target).encode()
     used: dict[str, Any] = {}
     if target in (LITERT_FLOAT16, LITERT_INT8):
