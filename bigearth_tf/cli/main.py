@@ -36,6 +36,7 @@ _COMMANDS = {
     "convert": "Make a model smaller, or one for LiteRT or ONNX, and measure what it loses.",
     "serve": "Serve bundles over REST and gRPC.",
     "predict": "Predict the labels of GeoTIFF patches with a bundle or a server.",
+    "retrieve": "Find patches like one: embed, index, search, score, show on a map.",
 }
 
 
