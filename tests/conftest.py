@@ -26,6 +26,7 @@ LONGEST = (
     "serving/test_convert.py",
     "serving/server/test_engine.py",
     "serving/server/test_bad_input.py",
+    "explorer/test_browser.py",
     "pipelines/test_foreign.py",
 )
 

@@ -2,7 +2,7 @@
 
     vocabulary -> archive -> records -> pipelines
                -> layers  -> models
-    pipelines + models -> training -> serving, retrieval -> cli
+    pipelines + models -> training -> serving, retrieval -> explorer -> cli
 
 The tools (named, quiet, pictures) know nothing but the vocabulary; every floor above may use them.
 """
@@ -32,7 +32,8 @@ MAY_IMPORT = {
     "training": _TO_TRAINING,
     "serving": _TO_TRAINING | {"serving"},
     "retrieval": _TO_TRAINING | {"retrieval"},
-    "cli": _TO_TRAINING | {"serving", "retrieval", "cli", "the package itself"},
+    "explorer": _TO_TRAINING | {"serving", "retrieval", "explorer"},
+    "cli": _TO_TRAINING | {"serving", "retrieval", "explorer", "cli", "the package itself"},
 }
 
 

@@ -37,6 +37,7 @@ _COMMANDS = {
     "serve": "Serve bundles over REST and gRPC.",
     "predict": "Predict the labels of GeoTIFF patches with a bundle or a server.",
     "retrieve": "Find patches like one: embed, index, search, score, show on a map.",
+    "explore": "Look through records, predictions and neighbours in a web page.",
 }
 
 
