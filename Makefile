@@ -42,13 +42,15 @@ echo "Installing .[$(2)] into $(1) (the first time: some minutes and 2 GB) ...";
 $(1)/bin/python -m pip install --quiet --no-input --disable-pip-version-check -c $(3) -e '.[$(2)]' && rm -f $(1)/installed-* && touch $@
 endef
 
-.PHONY: help install demo test test-slow test-addons lint format bench notebooks clean
+.PHONY: help install install-addons demo test test-slow test-addons lint format bench notebooks clean
 .DEFAULT_GOAL := help
 
 help:  ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' Makefile
 
 install: $(READY)  ## create or refresh .venv: the package (editable), test and development tools
+
+install-addons: $(READY_ADDONS)  ## create or refresh .venv-addons, the older stack
 
 demo: $(READY)  ## run the demo on a generated archive (ARGS="--out folder" and more)
 	@.venv/bin/bigearth-tf demo $(ARGS)

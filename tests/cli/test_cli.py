@@ -20,11 +20,11 @@ def archive(tmp_path_factory):
 def work(archive, tmp_path_factory):
     """Records, a run and a bundle made by the command line alone."""
     folder = tmp_path_factory.mktemp("work")
-    small = ["--set", "dense_units=8", "--epochs", "1", "--batch-size", "2"]
+    small = ["--set", "dense_units=8", "--set", "stride=4", "--epochs", "1", "--batch-size", "2"]
     for command in (
         ["records", "write", archive.root, "--out", folder / "records"],
         ["train", "shallow_cnn_s1s2_late", "--records", folder / "records", "--out", folder / "run", *small],
-        ["export", folder / "run", "--out", folder / "bundles"],
+        ["export", folder / "run", "--out", folder / "bundles", "--batch-sizes", "1"],
     ):
         assert run(*command) == 0, command
     return folder
