@@ -61,6 +61,12 @@ _PUBLIC = {
     "explain": "training.explain",
     "export_bundle": "serving.bundle",
     "Bundle": "serving.bundle",
+    "ModelEmbedder": "retrieval.embedder",
+    "embed": "retrieval.embed",
+    "Embeddings": "retrieval.embeddings",
+    "build_index": "retrieval.index",
+    "SearchIndex": "retrieval.index",
+    "evaluate_retrieval": "retrieval.evaluate",
 }
 
 __all__ = ["__version__", *sorted(_PUBLIC)]
@@ -89,6 +95,11 @@ if TYPE_CHECKING:
     from bigearth_tf.records.stats import compute_statistics
     from bigearth_tf.records.verify import verify_records
     from bigearth_tf.records.writer import write_records
+    from bigearth_tf.retrieval.embed import embed
+    from bigearth_tf.retrieval.embedder import ModelEmbedder
+    from bigearth_tf.retrieval.embeddings import Embeddings
+    from bigearth_tf.retrieval.evaluate import evaluate_retrieval
+    from bigearth_tf.retrieval.index import SearchIndex, build_index
     from bigearth_tf.serving.bundle import Bundle, export_bundle
     from bigearth_tf.training.ablation import ablation
     from bigearth_tf.training.calibration import fit_calibration

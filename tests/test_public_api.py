@@ -65,6 +65,13 @@ PINNED = {
     # serving
     "Bundle",
     "export_bundle",
+    # retrieval
+    "Embeddings",
+    "ModelEmbedder",
+    "SearchIndex",
+    "build_index",
+    "embed",
+    "evaluate_retrieval",
 }
 
 
