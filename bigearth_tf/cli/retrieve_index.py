@@ -209,7 +209,9 @@ def _show_index(index: SearchIndex) -> None:
         rows.insert(1, ("effort", f"{effort} {index.effort}"))
     _show_table(f"index {index.path}", rows)
     report = index.report
-    title = f"recall@{report['k']} of {report['queries']:,} searches among {report['rows']:,} patches"
+    title = (
+        f"recall@{report['k']} of {report['queries']:,} patches of the index that search among all {report['rows']:,}"
+    )
     table = Table()
     for column in (effort or "effort", "recall", "searches/s"):
         table.add_column(column, justify="right")

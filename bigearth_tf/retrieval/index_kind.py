@@ -23,6 +23,7 @@ from bigearth_tf.retrieval.distances import COSINE, L2, unit
 from bigearth_tf.retrieval.embeddings import VectorSpace
 
 BUILT_METRICS = (COSINE, L2)
+_PRODUCTS_FROM = 20  # vectors
 _MARGIN = 8  # more rows than asked for, so that ranking them exactly can change their order
 
 
@@ -40,6 +41,8 @@ def import_faiss():
         import faiss
     except ImportError as error:
         raise ConfigError(f"faiss is not installed ({error}): pip install 'bigearth-tf[retrieval]'") from None
+    # Compare batches by products of matrices. 1.11 does, 1.15 only from 128,000 queries on and is 7 times slower below.
+    faiss.cvar.distance_compute_blas_threshold = _PRODUCTS_FROM
     return faiss
 
 
