@@ -47,7 +47,7 @@ def test_an_index_is_made_and_its_recall_shown(embeddings, tmp_path, capfd):
     index = SearchIndex(out)
     assert (index.kind, index.metric, len(index), index.info.seed) == ("pq", "l2", ROWS, 4)
     assert index.info.options == {"lists": 5, "segments": 2, "rerank": 10}
-    assert "recall@10 of 300 searches among 300 patches" in printed.out
+    assert "recall@10 of 300 patches of the index that search among all 300" in printed.out
     assert f"{index.report['recall']:.4f}" in printed.out
     assert "index: " in printed.err  # progress
 
