@@ -79,12 +79,13 @@ class ContractError(BigEarthError, ValueError):
 class UnknownNameError(BigEarthError, ValueError):
     """A name that does not exist; the message lists the nearest that do."""
 
-    def __init__(self, kind: str, name: object, known: Iterable[object]):
+    def __init__(self, kind: str, name: object, known: Iterable[object], *, listed: int = _LISTED):
         self.kind, self.name = kind, name
         known = [str(k) for k in known]
         near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5) if len(known) <= _COMPARED else []
-        more = f", and {len(known) - _LISTED} more" if len(known) > _LISTED else ""
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:_LISTED])}{more}"
+        more = f", and {len(known) - listed:,} more" if len(known) > listed else ""
+        some = f"known: {', '.join(known[:listed])}{more}" if known else "there are none"
+        hint = f"did you mean {' or '.join(near)}?" if near else some
         super().__init__(f"unknown {kind} {str(name)!r}; {hint}")
 
     def __reduce__(self):  # so that it crosses a process boundary with its message

@@ -32,7 +32,9 @@ def labels_of(number: int) -> list[str]:
     return [names[number % len(names)], names[(number + 5) % len(names)]]
 
 
-def write_vectors(path: Path, vectors: np.ndarray, *, first: int = 0, dtype: str = "float16", **of_space) -> Embeddings:
+def write_vectors(
+    path: Path, vectors: np.ndarray, *, first: int = 0, dtype: str = "float16", sensors=("s2",), **of_space
+) -> Embeddings:
     """Write patches `p0`, `p1`, ... from number `first` on.
 
     Number n is S2_n, and S1_n if even; lies in country n % 3, split n % 2, at longitude n % 100 / 10 and latitude 50.
@@ -53,6 +55,6 @@ def write_vectors(path: Path, vectors: np.ndarray, *, first: int = 0, dtype: str
         "shard": [n % 7 for n in numbers],
         "offset": [1000 * n for n in numbers],
     }
-    head = EmbeddingsHead(space(vectors.shape[1], **of_space), dtype, ("s2",), "all", len(vectors), "c" * 64)
+    head = EmbeddingsHead(space(vectors.shape[1], **of_space), dtype, sensors, "all", len(vectors), "c" * 64)
     write_embeddings(path, head, columns, vectors, rows=500)
     return Embeddings(path)

@@ -87,4 +87,4 @@ def test_unknown_name_error_survives_pickling():
 
 def test_a_long_list_of_names_is_cut():
     message = str(UnknownNameError("record", "x", [f"S2A_{i}" for i in range(480_000)]))
-    assert message.endswith("S2A_44, and 479955 more")
+    assert message.endswith("S2A_44, and 479,955 more")

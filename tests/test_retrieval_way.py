@@ -120,10 +120,14 @@ def test_the_commands_lead_from_records_to_scores(made, capfd, tmp_path):
         {**hit, "rank": hit["rank"] + 1, "score": pytest.approx(hit["score"], abs=2e-3)} for hit in by_name["hits"]
     ]
 
+    assert by_files["note"] == ""
+    assert search(patch.s2_dir, "--model", model) == by_files, "the partner is in the archive around the folder"
+
     mine = shutil.copytree(patch.s1_dir, tmp_path / "mine")
     across = search(mine, "--model", model, "--records", records, "--png", tmp_path / "hits.png")
     assert across["query"]["name"] == "mine" and across["query"]["labels"] == []
     assert across["query"]["bounds"] == list(patch.bounds)
+    assert "the query shows S1, the vectors are of S2 and S1" in across["note"]
     own = next(hit for hit in across["hits"] if hit["name"] == patch.s2_name)
     for side in ("longitude", "latitude"):
         assert across["query"][side] == pytest.approx(own[side], abs=1e-9)

@@ -166,6 +166,7 @@ def _embedded(
     from bigearth_tf.archive.patch import band_files
 
     band_files(folders)  # folders that are missing, or no pair, are told before a model is loaded
+    folders, lone = _with_partner(folders, index.head.sensors)
     options.start_tensorflow()
     from bigearth_tf.cli.embedders import open_embedder
     from bigearth_tf.retrieval.query import embed_folders
@@ -173,7 +174,22 @@ def _embedded(
     embedder = open_embedder(model)
     index.space.require(embedder.space, here=f"index {index.path}", there=str(model))
     patch = embed_folders(embedder, folders, offset=offset)
-    return _described(index, patch.name, folders), patch.vector, patch.bands, patch.note
+    notes = filter(None, (patch.note, lone, index.head.sensors_note(patch.sensors)))
+    return _described(index, patch.name, folders), patch.vector, patch.bands, "; ".join(notes)
+
+
+def _with_partner(folders: Sequence[Path], sensors: Sequence[str]) -> tuple[Sequence[Path], str]:
+    """Add the folder of the other sensor where the index is of pairs; say so where there is none."""
+    from bigearth_tf.archive.pairing import resolve_patches
+    from bigearth_tf.errors import PairError
+
+    if len(folders) > 1 or len(sensors) == 1:
+        return folders, ""
+    try:
+        (patch,) = resolve_patches(folders, [sensor for sensor in ("s2", "s1") if sensor in sensors])
+    except PairError as error:
+        return folders, str(error)
+    return patch.folders, ""
 
 
 def _described(index: SearchIndex, name: str, folders: Sequence[Path]) -> Hit:
@@ -227,8 +243,8 @@ def search(
     """Find the patches of INDEX that are most like QUERY.
 
     QUERY is the name of a patch in the index, S2 or S1. Or it is a patch of yours: its S2 folder, its S1 folder or
-    both, with --model, which must be the model of the index. One folder is taken alone: that of Sentinel-1 asks across
-    sensors, if the model is one of both.
+    both, with --model, which must be the model of the index. In an index of pairs the partner of one folder is looked
+    for in the archive around it. In an index of Sentinel-2 alone, a folder of Sentinel-1 asks across sensors.
 
     Scores are cosine similarity (higher is nearer), or a distance (lower is nearer). A patch of the index is left out
     of its own neighbours; a patch from folders may be among them.

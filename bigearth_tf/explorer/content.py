@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from bigearth_tf.archive.patch import PatchPair
+from bigearth_tf.bands import BANDS
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError, NotServedError, UnknownNameError
 from bigearth_tf.explorer import views
@@ -215,8 +216,8 @@ class Explorer:
         if index is None:
             raise ConfigError("neighbours need an index; start with --index")
         row = None if shown.own else index.row_of(shown.entry.name)
-        same = set(sensors or self.contract.band_set.sensors) >= set(index.head.sensors)
-        if row is not None and same:
+        asked = self._asked(shown, sensors)
+        if row is not None and asked == set(index.head.sensors):
             vectors = index.vectors([row])
         elif self.model is None:
             raise ConfigError("this patch is not in the index; a model embeds it: start with --model")
@@ -224,7 +225,7 @@ class Explorer:
 
             def ask(model):
                 index.space.require(model.embedder.space, here="index", there="model of this page")
-                return model.embedder.embed(grids_of(model.contract.band_set, shown.pair, sensors))
+                return model.embedder.embed(grids_of(model.contract.band_set, shown.pair, tuple(asked)))
 
             vectors = await self.model.ask(ask)
 
@@ -233,6 +234,16 @@ class Explorer:
             return [(self.row_of(hit.name), hit) for hit in hits]
 
         return await in_thread(search)
+
+    def neighbours_note(self, shown: Shown, sensors: tuple[str, ...] = ()) -> str:
+        """Say where neighbours mean little: the model sees other sensors than the index is of."""
+        return self.index.head.sensors_note(self._asked(shown, sensors)) if self.index else ""
+
+    def _asked(self, shown: Shown, sensors: tuple[str, ...]) -> set[str]:
+        """Return the sensors that neighbours are asked for with: those of the index, as far as they are shown."""
+        there = {BANDS[name].sensor for name in shown.pair.bands}
+        seen = there & set(sensors or there)
+        return seen & set(self.index.head.sensors) or seen
 
     def _model(self) -> ModelThread:
         if self.model is None:

@@ -34,9 +34,8 @@ def filters(visit: Visit) -> None:
     @ui.refreshable
     def fields() -> None:
         choice = visit.address.choice
-        name = ui.input("Name contains", value=choice.text).props("dense outlined clearable")
-        for event in ("keydown.enter", "blur", "clear"):  # not with every letter
-            name.on(event, lambda: _search(visit, name.value or ""))
+        name = ui.input("Name contains", value=choice.text, on_change=lambda event: _search(visit, event.value or ""))
+        name.props("dense outlined clearable debounce=400")  # not with every letter
         for title, field, options in (
             ("Labels (all of them)", "labels", _counted(catalogue.label_counts)),
             ("Split", "splits", {split: split for split in catalogue.splits}),

@@ -59,6 +59,8 @@ def neighbours(visit: Visit, shown: Shown) -> Callable[[tuple[str, ...]], Awaita
             return
         place.clear()
         with place:
+            if note := explorer.neighbours_note(shown, sensors):
+                ui.label(f"Take care: {note}.").classes("soft")
             if not hits:
                 html(cards.message("No patch of the index is like that. Take a filter away."))
             html(cards.grid(_card(visit, row, hit) for row, hit in hits))

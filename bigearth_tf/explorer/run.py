@@ -92,7 +92,7 @@ def open_explorer(settings: Settings, progress: Callable[[int, int], None] | Non
     contract = Manifest.load(settings.records).contract
     index, known = _open_index(settings)
     classes = index.space.contract.nomenclature if index else contract.default_nomenclature
-    thread = ModelThread(lambda: open_page_model(settings.model)) if settings.model else None
+    thread = ModelThread(lambda: _open_model(settings.model, index)) if settings.model else None
     try:
         catalogue = read_catalogue(settings.records, classes, known, progress)
         return Explorer(settings.records, catalogue, thread, index)
@@ -100,6 +100,14 @@ def open_explorer(settings: Settings, progress: Callable[[int, int], None] | Non
         if thread:
             thread.close()
         raise
+
+
+def _open_model(path: Path, index):
+    """Open the model of the page, which must be that of the index where there is one."""
+    model = open_page_model(path)
+    if index is not None:
+        index.space.require(model.embedder.space, here=f"index {index.path}", there=f"model {path}")
+    return model
 
 
 def _open_index(settings: Settings):

@@ -86,10 +86,7 @@ def notes(data: Mapping[str, Any]) -> list[str]:
             "gallery: they have no score and are left out of all means."
         )
     if cut := [k for k in data["k_asked"] if k not in data["k"]]:
-        found.append(
-            f"k = {', '.join(map(str, cut))} is more than can be found and was cut to {data['k'][-1]}, the gallery "
-            "without the query."
-        )
+        found.append(f"k = {', '.join(map(str, cut))} is more than can be found and was cut to {data['k'][-1]}.")
     if data["left_out"]:
         found.append(f"{data['left_out']:,} queries are in the gallery themselves; none may find itself.")
     elif not data["median_rank_chance"] and data["queries"]["sensors"] != data["gallery"]["sensors"]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,6 +138,23 @@ class EmbeddingsHead:
         if self.dtype not in DTYPES:
             raise UnknownNameError("type of embeddings", self.dtype, DTYPES)
 
+    def sensors_note(self, shown: Collection[str]) -> str:
+        """Say that a query of some sensors meets vectors of others, if it does: few models were trained for that.
+
+        Args:
+            shown: sensors of the query.
+
+        Returns:
+            For people; empty where the sensors are the same.
+        """
+        if set(shown) == set(self.sensors):
+            return ""
+        own, other = (" and ".join(s.upper() for s in sorted(each, reverse=True)) for each in (shown, self.sensors))
+        return (
+            f"the query shows {own}, the vectors are of {other}: they compare only if the model was trained across "
+            "sensors (metric_loss cross_sensor)"
+        )
+
     def schema(self) -> pa.Schema:
         """Return the schema of the file, with this head in its metadata."""
         fields = [
@@ -211,6 +228,8 @@ class Embeddings:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        if not self.path.exists():
+            raise RetrievalError(f"{path} does not exist; `bigearth-tf retrieve embed` makes files of embeddings")
         try:
             with pa.memory_map(str(self.path)) as source:
                 self.table = pa.ipc.open_file(source).read_all()

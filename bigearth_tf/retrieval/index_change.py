@@ -35,8 +35,8 @@ def add_patches(
         The index as it is now.
 
     Raises:
-        RetrievalError: the index or the embeddings are damaged, of different models, or name a patch that the index
-            has; another command is changing the index.
+        RetrievalError: the index or the embeddings are damaged, of different models or sensors, or name a patch that
+            the index has; another command is changing the index.
         OutputError: the folder cannot be written.
     """
     index = Path(index)
@@ -45,6 +45,11 @@ def add_patches(
         source = Embeddings(embeddings)
         opened.space.require(source.space, here=f"the index {index}", there=f"the embeddings {embeddings}")
         check_embeddings(source)
+        if source.head.sensors != opened.head.sensors:
+            raise RetrievalError(
+                f"{index} holds vectors of {' and '.join(opened.head.sensors)}, {embeddings} of "
+                f"{' and '.join(source.head.sensors)}: build an index for each, or embed the same sensors (--sensors)"
+            )
         _refuse_known(opened, source)
         info, number = opened.info, opened.info.change + 1
         segment, search = f"patches-{number:05d}.arrow", f"search-{number:05d}.faiss"
@@ -75,7 +80,8 @@ def remove_patches(index: Path | str, names: Iterable[str]) -> SearchIndex:
 
     Raises:
         UnknownNameError: a name that the index does not have; nothing is removed then.
-        RetrievalError: the index is damaged; no patch would be left; another command is changing the index.
+        RetrievalError: the index is damaged; a patch was removed before; no patch would be left; another command is
+            changing the index.
         OutputError: the folder cannot be written.
     """
     index = Path(index)

@@ -37,7 +37,7 @@ def check_output(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not overwrite:
-        raise OutputExistsError(f"{out} exists; choose another file, or replace it with --overwrite")
+        raise OutputExistsError(f"{out} exists; choose another file, or replace it: overwrite=True (--overwrite)")
     try:
         Embeddings(out)
     except RetrievalError as error:

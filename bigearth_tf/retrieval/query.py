@@ -33,6 +33,11 @@ class QueryPatch:
     bands: Mapping[str, np.ndarray]
     note: str = ""
 
+    @property
+    def sensors(self) -> set[str]:
+        """Sensors that the model saw."""
+        return {BANDS[name].sensor for name in self.bands}
+
 
 def embed_folders(embedder: Embedder, folders: Sequence[Path | str], *, offset: str = "harmonize") -> QueryPatch:
     """Embed a patch from its folder or folders of GeoTIFF files.

@@ -120,11 +120,14 @@ class SearchIndex:
         """Return the row of a patch by its name, or by that of its Sentinel-2 or Sentinel-1 patch.
 
         Raises:
-            UnknownNameError: no such patch, or it was removed.
+            UnknownNameError: no such patch.
+            RetrievalError: it was removed.
         """
         row = self.row_of(name)
+        if row is None and self.gallery.row_of(name, ~self._alive) is not None:
+            raise RetrievalError(f"{name} was removed from {self.path}; bring it back with `bigearth-tf retrieve add`")
         if row is None:
-            raise UnknownNameError("patch of the index", name, self.names)
+            raise UnknownNameError("patch of the index", name, self.names, listed=3)
         return row
 
     def row_of(self, name: str) -> int | None:

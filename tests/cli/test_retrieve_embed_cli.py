@@ -57,7 +57,7 @@ def test_options_reach_the_file(work, tmp_path, capfd):
     head = Embeddings(out).head
     assert (head.split, head.sensors, head.dtype, head.patches) == ("validation", ("s2",), "float32", 2)
     result = run(capfd, work / "run", "--records", work / "records", "--out", out, code=1)
-    assert f"{out} exists; choose another file, or replace it with --overwrite" in result.err
+    assert f"{out} exists; choose another file, or replace it: overwrite=True (--overwrite)" in result.err
     run(capfd, work / "run", "--records", work / "records", "--out", out, "--overwrite", "--sensors", "s1,s2")
     assert Embeddings(out).head.sensors == ("s2", "s1")
 

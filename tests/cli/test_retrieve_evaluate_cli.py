@@ -101,7 +101,7 @@ def test_the_same_place_is_looked_for_across_sensors(work, capfd):
     ("arguments", "code", "message"),
     [
         ([], 2, "Missing argument"),
-        (["{work}/none.arrow"], 1, "no file of embeddings"),
+        (["{work}/none.arrow"], 1, "does not exist"),
         (["{work}/s2.arrow", "--k", "1,x"], 2, "no list of whole numbers"),
         (["{work}/s2.arrow", "--k", "0"], 2, "below 1"),
         (["{work}/s2.arrow", "--metric", "euclid"], 2, "euclid"),

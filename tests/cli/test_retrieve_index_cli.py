@@ -109,7 +109,7 @@ def test_lists_made_for_fewer_patches_are_mentioned(index, tmp_path, capfd):
         (("remove", "INDEX", "p9999"), 2, "unknown patch of the index"),
         (("add", "EMB", "EMB"), 1, "is no index"),
         (("add", "INDEX", "EMB"), 1, "in the index already"),
-        (("info", "nothing"), 1, "is no file of embeddings"),
+        (("info", "nothing"), 1, "does not exist"),
     ],
 )
 def test_mistakes_end_with_a_message(index, embeddings, tmp_path, capfd, arguments, code, message):

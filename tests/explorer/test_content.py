@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from bigearth_tf.explorer.content import NEIGHBOURS, Explorer
 from bigearth_tf.explorer.predictor import ModelThread
 from bigearth_tf.explorer.uploads import read_own_folders
 from bigearth_tf.nomenclature import CLASSES_19
+from bigearth_tf.retrieval.embeddings import EmbeddingsHead
 
 
 @pytest.fixture
@@ -118,6 +120,7 @@ class FakeIndex:
     """Knows one patch, and remembers what it was asked."""
 
     head = SimpleNamespace(sensors=("s2", "s1"))
+    head.sensors_note = partial(EmbeddingsHead.sensors_note, head)
 
     def __init__(self, name, space=None):
         self.name, self.space, self.asked = name, space, []
@@ -160,6 +163,8 @@ def test_other_patches_are_embedded_by_the_same_model_only(with_model, fake_mode
         ([[4, 4]], [None]),
         ([[1, 1]], [7]),
     ]
+    assert with_model.neighbours_note(shown) == ""
+    assert "shows S1, the vectors are of S2 and S1" in with_model.neighbours_note(with_model.open("0"), ("s1",))
     fake_model.embedder.space = "theirs"
     with pytest.raises(RetrievalError, match="index and model of this page differ"):
         asyncio.run(with_model.neighbours(shown))

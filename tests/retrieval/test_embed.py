@@ -237,7 +237,7 @@ def test_an_existing_file_is_replaced_when_asked(records, tmp_path):
     out = tmp_path / "e.arrow"
     embed(Means(), records, out, split="test")
     before = out.read_bytes()
-    with pytest.raises(OutputExistsError, match="choose another file, or replace it with --overwrite"):
+    with pytest.raises(OutputExistsError, match="choose another file, or replace it: overwrite=True .--overwrite."):
         embed(Means(), records, out, split="train")
     assert out.read_bytes() == before
     assert embed(Means(), records, out, split="train", overwrite=True).head.split == "train"

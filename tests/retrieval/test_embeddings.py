@@ -119,9 +119,14 @@ def test_a_truncated_file_is_refused(path, keep):
         Embeddings(path)
 
 
+def test_a_query_of_other_sensors_is_told():
+    assert head().sensors_note({"s1", "s2"}) == ""
+    assert head().sensors_note({"s2"}).startswith("the query shows S2, the vectors are of S2 and S1: they compare only")
+
+
 def test_no_file_there(tmp_path):
-    for path in (tmp_path / "none", tmp_path):
-        with pytest.raises(RetrievalError, match="is no file of embeddings"):
+    for path, message in ((tmp_path / "none", "does not exist"), (tmp_path, "is no file of embeddings")):
+        with pytest.raises(RetrievalError, match=message):
             Embeddings(path)
 
 

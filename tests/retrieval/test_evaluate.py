@@ -274,7 +274,7 @@ def test_wrong_settings_are_refused(files, options, error, message):
 
 def test_files_that_hold_nothing_to_score_are_refused(files, tmp_path):
     root, vectors, labels = files
-    with pytest.raises(RetrievalError, match="no file of embeddings"):
+    with pytest.raises(RetrievalError, match="does not exist"):
         evaluate_retrieval(tmp_path / "none.arrow")
     write(tmp_path / "one.arrow", vectors[:1], labels[:1])
     with pytest.raises(ConfigError, match="nothing but the query itself"):

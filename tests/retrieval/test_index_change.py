@@ -59,8 +59,9 @@ def test_patches_that_were_removed_are_found_no_more(index):
             assert len(hits) == 30 and not {hit.name for hit in hits} & set(gone)
     true_rows = [hit.row for hit in index.search(VECTORS[[7]], 70, exact=True)[0]][40:]
     assert [hit.row for hit in now.search(VECTORS[[7]], 30, exact=True)[0]] == true_rows
-    with pytest.raises(UnknownNameError):
+    with pytest.raises(RetrievalError, match=f"{gone[0]} was removed"):
         now.find(gone[0])
+    assert now.row_of(gone[0]) is None
     assert now.names[7] == "p7" and not now.alive[7]
     rows, _ = now.neighbours(VECTORS[:1], ROWS)
     assert (rows >= 0).sum() == ROWS - 40
@@ -94,6 +95,13 @@ def test_patches_of_another_model_are_refused_naming_both(flat, tmp_path):
     with pytest.raises(RetrievalError, match=r"(?s)the index .*weights aaaaaaaaaaaa.*the embeddings .*bbbbbbbbbbbb"):
         add_patches(flat.path, other)
     assert sorted(os.listdir(flat.path)) == known_files(flat)
+
+
+def test_patches_seen_by_other_sensors_are_refused(flat, tmp_path):
+    other = write_vectors(tmp_path / "other.arrow", VECTORS[ROWS:], first=ROWS, sensors=("s1",)).path
+    with pytest.raises(RetrievalError, match="holds vectors of s2, .* of s1: build an index for each"):
+        add_patches(flat.path, other)
+    assert len(SearchIndex(flat.path)) == ROWS
 
 
 def test_an_unknown_name_removes_nothing(flat):
