@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +14,7 @@ import numpy as np
 
 from bigearth_tf.contract import DataContract
 from bigearth_tf.errors import ConfigError
-from bigearth_tf.records.tfrecord import output_errors
-from bigearth_tf.training.result_card import CARD_FILE, HTML_FILE, MARKDOWN_FILE, _json, _take_place, check_output
+from bigearth_tf.training.result_card import CARD_FILE, HTML_FILE, MARKDOWN_FILE, check_output, json_file, write_files
 
 KIND, CARD_VERSION = "retrieval", 1
 QUERIES_FILE = "per_query.npz"
@@ -67,21 +64,13 @@ def write_retrieval_card(card: RetrievalCard, folder: Path | str, *, overwrite: 
     check_output(folder, overwrite)
     pictures = draw_card(card)
     files = {
-        CARD_FILE: _json(card.data),
+        CARD_FILE: json_file(card.data),
         MARKDOWN_FILE: card_markdown(card).encode(),
         HTML_FILE: card_html(card, pictures).encode(),
         QUERIES_FILE: card.queries,
         **pictures,
     }
-    temporary = folder.with_name(f".{folder.name}.new{os.getpid()}")
-    with output_errors(folder):
-        try:
-            temporary.mkdir(parents=True)
-            for name, content in files.items():
-                (temporary / name).write_bytes(content)
-            _take_place(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+    write_files(files, folder)
     return folder
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bigearth_tf.training.card_text import Picture, Section, Table, _contract, _facts, number
+from bigearth_tf.training.card_text import Picture, Section, Table, contract_tables, facts_table, number
 
 if TYPE_CHECKING:
     from bigearth_tf.retrieval.card import RetrievalCard
@@ -58,8 +58,8 @@ def sections(card: RetrievalCard) -> list[Section]:
         Section("Classes", _classes(card.data)),
         Section("Countries, numbers of labels", _parts(card.data)),
         Section("Queries and gallery", _sides(card.data)),
-        Section("Contract of the model", _contract(card)),
-        Section("Software", (_facts(card.data["environment"]),)),
+        Section("Contract of the model", contract_tables(card)),
+        Section("Software", (facts_table(card.data["environment"]),)),
         Section("How to read this", _conventions(card.data)),
     ]
 
@@ -119,7 +119,7 @@ def _summary(data: Mapping[str, Any]) -> tuple[Table | str, ...]:
     if data["median_rank_chance"]:
         rows["median rank"] = median_rank(data)
         rows["median rank by chance"] = f"{data['median_rank_chance']:,g}"
-    return (_facts(rows), *notes(data))
+    return (facts_table(rows), *notes(data))
 
 
 def median_rank(data: Mapping[str, Any]) -> str:
@@ -236,7 +236,7 @@ def _sides(data: Mapping[str, Any]) -> tuple[Table | str, ...]:
         facts |= {f"index: {name}": value for name, value in data["index"]["options"].items()}
         facts |= {f"index, measured when built: {name}": value for name, value in _plain(data["index"]["report"])}
     facts |= {"sha256 of per_query.npz": data["per_query"]["sha256"]}
-    return Table(("", *sides), tuple(table), words=frozenset({0, 1, 2})), _facts(facts)
+    return Table(("", *sides), tuple(table), words=frozenset({0, 1, 2})), facts_table(facts)
 
 
 def _plain(report: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -38,18 +38,28 @@ def card_html(card: ResultCard, pictures: Mapping[str, bytes]) -> str:
         card: to show.
         pictures: file name -> PNG.
     """
-    parts = sections(card, pictures)
+    return html_page(title(card), f"Result card, {card.data['created']}", sections(card, pictures), pictures)
+
+
+def html_page(heading: str, made: str, parts: Sequence[Section], pictures: Mapping[str, bytes]) -> str:
+    """Return sections as an HTML page.
+
+    Args:
+        heading: of the page.
+        made: the line below it.
+        parts: in their order.
+        pictures: file name -> PNG.
+    """
     links = " ".join(f'<a href="#{_anchor(part)}">{escape(part.title)}</a>' for part in parts)
-    heading = escape(title(card))
     body = "\n".join(
         f'<h2 id="{_anchor(part)}">{escape(part.title)}</h2>\n' + "\n".join(_block(b, pictures) for b in part.blocks)
         for part in parts
     )
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{heading}</title>\n'
-        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{heading}</h1>\n"
-        f'<p class="made">Result card, {escape(card.data["created"])}</p>\n<nav>{links}</nav>\n'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(heading)}</title>\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{escape(heading)}</h1>\n"
+        f'<p class="made">{escape(made)}</p>\n<nav>{links}</nav>\n'
         f"{body}\n</body>\n</html>\n"
     )
 

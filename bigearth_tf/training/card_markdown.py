@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bigearth_tf.training.card_text import Picture, Table, sections, title
+from bigearth_tf.training.card_text import Picture, Section, Table, sections, title
 
 if TYPE_CHECKING:
     from bigearth_tf.training.result_card import ResultCard
@@ -13,8 +13,14 @@ if TYPE_CHECKING:
 
 def card_markdown(card: ResultCard, pictures: Iterable[str]) -> str:
     """Return a card as Markdown that shows the pictures beside it."""
-    lines = [f"# {title(card)}", "", f"Result card, {card.data['created']}. Predictions: predictions.npz.", ""]
-    for section in sections(card, pictures):
+    made = f"Result card, {card.data['created']}. Predictions: predictions.npz."
+    return markdown_page(title(card), made, sections(card, pictures))
+
+
+def markdown_page(heading: str, made: str, parts: Iterable[Section]) -> str:
+    """Return sections as Markdown; arguments as for `html_page`."""
+    lines = [f"# {heading}", "", made, ""]
+    for section in parts:
         lines += [f"## {section.title}", ""]
         for block in section.blocks:
             if isinstance(block, Table):

@@ -105,8 +105,8 @@ def sections(card: ResultCard, pictures: Iterable[str]) -> list[Section]:
         *([Section("What the model looks at", _explanation(card.explanation.data))] if card.explanation else []),
         Section("Data", _data(card)),
         *([Section("Training", _training(card.data["training"]))] if card.data.get("training") else []),
-        Section("Contract of the model", _contract(card)),
-        Section("Software", (_facts(card.data["environment"]),)),
+        Section("Contract of the model", contract_tables(card)),
+        Section("Software", (facts_table(card.data["environment"]),)),
         Section("How to read this", _CONVENTIONS),
     ]
     pictures = set(pictures)
@@ -140,7 +140,7 @@ def _summary(card: ResultCard) -> tuple[Table | str, ...]:
         )
     if data["patches"] < FEW:
         notes.append(f"{data['patches']} patches are too few to score well.")
-    return (_facts(rows), *notes)
+    return (facts_table(rows), *notes)
 
 
 def _training(training: Mapping[str, Any]) -> tuple[Table]:
@@ -149,7 +149,7 @@ def _training(training: Mapping[str, Any]) -> tuple[Table]:
     rows["epochs"] = f"{training['epochs_done']} of {config['epochs']}"
     if best is not None:
         rows["epochs"] += f"; the model is that of epoch {best + 1}"
-    return (_facts({**rows, "sha256 of the model's file": training["model_sha256"]}),)
+    return (facts_table({**rows, "sha256 of the model's file": training["model_sha256"]}),)
 
 
 def _scores(card: ResultCard) -> tuple[Table | str, ...]:
@@ -281,14 +281,15 @@ def _data(card: ResultCard) -> tuple[Table | str, ...]:
         *([("skipped, could not be read", number(len(records["skipped"])))] if records["skipped"] else []),
     ]  # fmt: skip
     excluded = Table(("patches of the archive that are in no split", "patches"), tuple(left_out))
-    return (_facts(facts), excluded if left_out else "No patch of the archive was left out of the splits.")
+    return (facts_table(facts), excluded if left_out else "No patch of the archive was left out of the splits.")
 
 
-def _contract(card: ResultCard) -> tuple[Table, ...]:
+def contract_tables(card: ResultCard) -> tuple[Table, ...]:
+    """Return the data contract of the model of a card."""
     contract = card.contract
     statistics = contract.statistics
     return (
-        _facts(
+        facts_table(
             {
                 "archive": archive_title(contract.archive_version),
                 "bands": " ".join(contract.bands),
@@ -306,7 +307,8 @@ def _intervals(card: ResultCard) -> dict[str, Any]:
     return card.data["bootstrap"]["scores"] if card.data["bootstrap"] else {}
 
 
-def _facts(rows: Mapping[str, Any]) -> Table:
+def facts_table(rows: Mapping[str, Any]) -> Table:
+    """Return a table of names and values."""
     return Table(("", ""), tuple((name, str(value)) for name, value in rows.items()), words=frozenset({0, 1}))
 
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,13 +110,23 @@ def write_card(card: ResultCard, folder: Path | str, *, overwrite: bool = False)
     check_output(folder, overwrite)
     pictures = draw_card(card)
     files = {
-        CARD_FILE: _json(card.data),
+        CARD_FILE: json_file(card.data),
         MARKDOWN_FILE: card_markdown(card, pictures).encode(),
         HTML_FILE: card_html(card, pictures).encode(),
         PREDICTIONS_FILE: card.predictions,
-        **({EXPLAIN_FILE: _json(card.explanation.data)} if card.explanation else {}),
+        **({EXPLAIN_FILE: json_file(card.explanation.data)} if card.explanation else {}),
         **pictures,
     }
+    write_files(files, folder)
+    return folder
+
+
+def write_files(files: Mapping[str, bytes], folder: Path) -> None:
+    """Write a folder of files, whole or not at all, in place of what is there.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     temporary = folder.with_name(f".{folder.name}.new{os.getpid()}")
     with output_errors(folder):
         try:
@@ -125,10 +136,10 @@ def write_card(card: ResultCard, folder: Path | str, *, overwrite: bool = False)
             _take_place(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return folder
 
 
-def _json(data: dict[str, Any]) -> bytes:
+def json_file(data: dict[str, Any]) -> bytes:
+    """Return JSON types as the content of a file."""
     return (json.dumps(data, indent=1) + "\n").encode()
 
 
