@@ -107,7 +107,7 @@ def _single_bands(explorer: Explorer, shown: Shown) -> None:
     with ui.element("section").classes("sheet"):
         fold = ui.expansion("Single bands").classes("full-width").props("dense")
         with fold:
-            place = ui.element("div")
+            place = ui.element("div").classes("full-width")
 
     def draw() -> None:
         if fold.value and not place.default_slot.children:

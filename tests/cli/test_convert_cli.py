@@ -32,6 +32,7 @@ def run(capfd, *arguments, code=0):
     return result
 
 
+@pytest.mark.slow  # test_convert.py converts to every target
 def test_a_model_is_converted_and_its_difference_shown(work, tmp_path, capfd):
     command = ["convert", work / "run", "--records", work / "records", "--out", tmp_path, "--to", "litert-float16"]
     result = run(capfd, *command, "--to", "bfloat16", "--max-loss", 1)

@@ -101,7 +101,9 @@ def test_calibration_is_stored_in_the_run_and_used(work, tmp_path, capfd):
     assert Calibration.from_dict(again) == stored
 
 
-@pytest.mark.parametrize("calibration", [None, Calibration((0.3,) * 19, temperature=2.5)])
+@pytest.mark.parametrize(
+    "calibration", [pytest.param(None, marks=pytest.mark.slow), Calibration((0.3,) * 19, temperature=2.5)]
+)
 def test_a_bundle_is_scored_as_the_model_in_it(work, tmp_path, capfd, calibration):
     model = load_model(work / "run" / "model.keras")
     model.calibration = calibration

@@ -71,7 +71,8 @@ def test_show_has_all_of_it(capfd, name):
         for value in (*published.scores.values(), *(v for s in published.per_class.values() for v in s.values())):
             assert f" {value:.4f}" in text
     lines = text.splitlines()
-    assert lines[-3:] == [*recipe.command.splitlines(), f"file: {FOLDER / name}.toml"], "whole lines, to be copied"
+    expected = [*recipe.command.strip().splitlines(), f"file: {FOLDER / name}.toml"]
+    assert lines[-len(expected) :] == expected, "whole lines, to be copied"
     assert max(map(len, lines[:-3])) <= 140
 
 

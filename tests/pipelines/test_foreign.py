@@ -31,7 +31,12 @@ from tests.foreign_files import (
 )
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(k, marks=pytest.mark.slow if k in ("official_s2_43", "official_mm_19") else ()) for k in KINDS
+    ],
+)
 def kind(request):
     return request.param
 

@@ -59,7 +59,11 @@ if __name__ == "__main__":
 """
 PATIENCE = 120  # seconds until a run counts as hanging
 no_beam = pytest.mark.skipif(not importlib.util.find_spec("apache_beam"), reason="needs the extra beam")
-WAYS = ["1 worker", "2 workers", "4 workers", "tasks", "tar", "tar.gz", "tar.zst", pytest.param("beam", marks=no_beam)]
+WAYS = [
+    *("1 worker", "2 workers", "tasks", "tar"),
+    *(pytest.param(way, marks=pytest.mark.slow) for way in ("4 workers", "tar.gz", "tar.zst")),
+    pytest.param("beam", marks=[no_beam, pytest.mark.slow]),
+]
 KILLS = {"1 worker": 10, "2 workers": 6, "4 workers": 3, "tasks": 11, "tar": 6, "tar.gz": 6, "tar.zst": 6, "beam": 2}
 
 

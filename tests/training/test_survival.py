@@ -98,6 +98,7 @@ class Cut(keras.callbacks.Callback):
             raise CutError
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cut_off_at_many_steps_ends_as_if_it_were_not(records, whole, tmp_path):
     folder, cuts = tmp_path / "run", 0
     with pytest.raises(CutError):
