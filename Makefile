@@ -6,7 +6,7 @@ ARGS ?=
 PYTHON ?=
 PYTHON311 ?=
 ADDONS_EXTRAS = addons,test
-PARALLEL = -n 3 --dist loadfile --no-loadscope-reorder  # processes; each test file in one of them, longest first
+PARALLEL = -n 4 --dist loadfile --no-loadscope-reorder  # processes; each test file in one of them, longest first
 
 ANY_PYTHON = python3.12 python3.13 python3.11 python3 python /usr/bin/python3.1[123] /usr/local/bin/python3.1[123] \
 	$(HOME)/.pyenv/versions/3.1[123].*/bin/python $(HOME)/.local/share/uv/python/cpython-3.1[123].*/bin/python3

@@ -2,6 +2,7 @@
 
 import re
 
+import keras
 import pytest
 
 from bigearth_tf.cli.embedders import open_embedder
@@ -22,6 +23,7 @@ def work(tmp_path_factory):
     root = tmp_path_factory.mktemp("embed-cli")
     write_records([write_v2(root / "archive").root], root / "records")
     contract = Manifest.load(root / "records").contract
+    keras.utils.set_random_seed(0)
     model = create_model("shallow_cnn_s1s2_late", contract=contract, dense_units=4, stride=4)
     (root / "run").mkdir()
     model.save(root / "run" / "model.keras")

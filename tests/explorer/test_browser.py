@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import keras
 import pytest
 
 from bigearth_tf.archive.synthetic import write_archive
@@ -48,6 +49,7 @@ def folder(tmp_path_factory):
     write_archive(folder / "archive", patches=PATCHES)
     write_records([folder / "archive"], folder / "records")
     contract = Manifest.load(folder / "records").contract
+    keras.utils.set_random_seed(0)
     model = create_model("shallow_cnn_s1s2_late", contract=contract, dense_units=8, stride=4)
     model.save(folder / "model.keras")
     embed(ModelEmbedder(model), folder / "records", folder / "all.arrow", split="all")

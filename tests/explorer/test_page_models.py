@@ -13,8 +13,11 @@ LABEL = "Urban fabric"
 
 @pytest.fixture(scope="module")
 def model(records):
+    import keras
+
     from bigearth_tf.models import create_model
 
+    keras.utils.set_random_seed(0)
     contract = Manifest.load(records).contract
     return create_model("shallow_cnn_s1s2_late", contract=contract, dense_units=8, stride=4)
 

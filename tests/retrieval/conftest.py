@@ -1,5 +1,6 @@
 """What tests of retrieval share: a tiny archive whose patches differ, its records in several shards, a small model."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -39,6 +40,7 @@ def records(archive):
 def model(records):
     """A model of both sensors with vectors of width 16."""
     contract = Manifest.load(records).contract
+    keras.utils.set_random_seed(0)
     return create_model("shallow_cnn_s1s2_late", contract=contract, dense_units=8, stride=4, head_dropout=0.5)
 
 
