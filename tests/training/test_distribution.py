@@ -194,6 +194,7 @@ def test_two_jax_hosts_train_the_model_of_one_process(start):
     require_equal(two, one)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not KERAS_2, reason="MultiWorkerMirroredStrategy fails under Keras 3; JAX trains on several hosts")
 def test_two_workers_train_the_model_of_one_process(start, one_device):
     require_equal(start(hosts=2).wait(), one_device, statistics=STATISTICS)

@@ -297,6 +297,7 @@ def test_patience_ends_a_run(records, tmp_path):
     assert run.best_epoch == len(values) - 2
 
 
+@pytest.mark.slow
 def test_the_monitored_score_picks_the_epoch(records, tmp_path):
     config = CONFIG.replace(epochs=3, monitor="val_loss", learning_rate=0.05, augment=False, checkpoint_minutes=60)
     run = fit(config, records, tmp_path / "run")
