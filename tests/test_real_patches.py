@@ -42,7 +42,10 @@ def test_real_v1_pairs_convert_with_the_official_lists_and_verify(v1_roots, tmp_
     assert report.compared == 4
 
 
-@pytest.mark.parametrize(("sensors", "expected"), [("s2", {"validation": 1}), ("s1", {"validation": 1, "test": 1})])
+@pytest.mark.parametrize(
+    ("sensors", "expected"),
+    [pytest.param("s2", {"validation": 1}, marks=pytest.mark.slow), ("s1", {"validation": 1, "test": 1})],
+)
 def test_real_v2_patches_convert_alone_and_verify(v2_roots, tmp_path, sensors, expected):
     manifest = write_records(v2_roots, tmp_path / "records", sensors=sensors)
     assert {s: manifest.records_in(s) for s in manifest.splits} == expected

@@ -122,6 +122,7 @@ def test_real_v1_with_the_v2_tables_knows_countries(real_v1, real_v2):
     assert index.split_source == "official v1"
 
 
+@pytest.mark.slow  # the conversion in test_real_patches.py reads the same tables
 def test_real_v2_of_one_sensor(real_v2):
     (s2,) = index_archive(real_v2, sensors="s2").entries
     assert (s2.split, s2.country, s2.excluded) == ("validation", "Austria", None)

@@ -24,6 +24,7 @@ from bigearth_tf.training.run_folder import FINISHED, STOPPED, RunFolder
 
 BACKEND = keras.backend.backend()
 KERAS_2 = not hasattr(keras, "ops")
+slow_on_keras_2 = pytest.mark.slow if KERAS_2 else lambda test: test  # its processes take twice as long to start
 HOSTS = ("a.example:4000", "b.example:4000")
 CONFIG = TrainConfig(
     "shallow_cnn_s1",
@@ -167,6 +168,7 @@ def test_two_devices_train_the_model_of_one(one_device, two_devices):
     require_equal(two_devices, one_device, statistics=STATISTICS)
 
 
+@slow_on_keras_2
 def test_scores_of_two_devices_are_those_of_the_whole_split(two_devices, records):
     best = two_devices.history()[two_devices.state()["best_epoch"]]
     scores = evaluate(load_run_model(two_devices.path), records, "validation", batch_size=100).scores

@@ -253,6 +253,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(records, tmp_path):
         load_checkpoint(tmp_path, learner.trained)
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_finite_are_never_checkpointed(records, tmp_path):
     learner = build_learner(CONFIG, records)
     kernel = learner.model.get_layer("logits").kernel
